@@ -1,0 +1,2 @@
+//! The API node's process.
+fn main() {}

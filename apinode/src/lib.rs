@@ -1,0 +1,1 @@
+//! The cluster client, and the protocols that an API node speaks, as machines.

@@ -1,0 +1,2 @@
+//! The data node's process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The management node's process.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The management node's machines.

@@ -1,0 +1,1 @@
+//! The public gRPC interface, compiled from `twofold.proto`.

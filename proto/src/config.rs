@@ -1,0 +1,138 @@
+//! The config of the whole cluster, as the management nodes publish it. Reading it from `twofold.toml` is theirs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{GroupId, NodeId},
+    time::Duration,
+};
+
+/// Where a process listens.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Address {
+    /// Name or address of the host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A data node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DataNodeConfig {
+    /// Its id.
+    pub id: NodeId,
+    /// Where other nodes and clients reach it.
+    pub address: Address,
+    /// Its workers; 0 means one for each core of its machine.
+    pub workers: u16,
+}
+
+/// A management node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManagementNodeConfig {
+    /// Its id.
+    pub id: NodeId,
+    /// Where nodes and the command line reach it.
+    pub address: Address,
+    /// Port of the web console.
+    pub web_port: u16,
+}
+
+/// An API node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ApiNodeConfig {
+    /// Its id.
+    pub id: NodeId,
+    /// The address that its frontends listen on.
+    pub host: String,
+    /// gRPC.
+    pub grpc_port: u16,
+    /// memcached.
+    pub memcached_port: u16,
+    /// The MySQL wire protocol.
+    pub sql_port: u16,
+    /// Prometheus.
+    pub metrics_port: u16,
+    /// Its threads; 0 means one for each core of its machine.
+    pub threads: u16,
+}
+
+/// The config of a cluster. Complete: defaults have been filled in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Name of the cluster; nodes of another name are refused.
+    pub name: String,
+    /// Copies of each row, 1–4; the number of data nodes is a multiple of it.
+    pub replicas: u8,
+    /// Number of partitions: [`crate::limits::PARTITIONS`], fewer in the simulator.
+    pub partitions: u16,
+    /// Bytes of rows and indexes per data node.
+    pub data_memory: u64,
+    /// How often data nodes send each other heartbeats, and report to the management nodes, in milliseconds.
+    pub heartbeat_ms: u32,
+    /// How long an acknowledged heartbeat lets a node serve as primary, in milliseconds.
+    pub lease_ms: u32,
+    /// After how many silent milliseconds a node is given up.
+    pub failure_ms: u32,
+    /// How often the president ends an epoch, in milliseconds.
+    pub epoch_ms: u32,
+    /// How long an operation waits for a lock, in milliseconds.
+    pub lock_wait_timeout_ms: u32,
+    /// How long an interactive transaction may be idle, in milliseconds.
+    pub idle_transaction_ms: u32,
+    /// The management nodes, by ascending id: 1, 3 or 5.
+    pub management_nodes: Vec<ManagementNodeConfig>,
+    /// The data nodes, by ascending id. Groups are taken in this order.
+    pub data_nodes: Vec<DataNodeConfig>,
+    /// The API nodes, by ascending id.
+    pub api_nodes: Vec<ApiNodeConfig>,
+}
+
+impl ClusterConfig {
+    /// [`ClusterConfig::heartbeat_ms`] as a duration.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms.into())
+    }
+
+    /// [`ClusterConfig::lease_ms`] as a duration.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.into())
+    }
+
+    /// [`ClusterConfig::failure_ms`] as a duration.
+    pub fn failure(&self) -> Duration {
+        Duration::from_millis(self.failure_ms.into())
+    }
+
+    /// [`ClusterConfig::epoch_ms`] as a duration.
+    pub fn epoch(&self) -> Duration {
+        Duration::from_millis(self.epoch_ms.into())
+    }
+
+    /// The data node with this id.
+    pub fn data_node(&self, id: NodeId) -> Option<&DataNodeConfig> {
+        self.data_nodes.iter().find(|node| node.id == id)
+    }
+
+    /// How many node groups there are.
+    pub fn groups(&self) -> usize {
+        self.data_nodes.len() / usize::from(self.replicas)
+    }
+
+    /// The nodes of a group, by ascending id.
+    pub fn group_nodes(&self, group: GroupId) -> impl Iterator<Item = NodeId> + '_ {
+        let replicas = usize::from(self.replicas);
+        self.data_nodes.iter().skip(usize::from(group.0) * replicas).take(replicas).map(|node| node.id)
+    }
+
+    /// The group of a data node.
+    pub fn group_of(&self, node: NodeId) -> Option<GroupId> {
+        let place = self.data_nodes.iter().position(|data_node| data_node.id == node)?;
+        Some(GroupId((place / usize::from(self.replicas)) as u16))
+    }
+
+    /// The other nodes of the node's group.
+    pub fn buddies(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.group_of(node).into_iter().flat_map(|group| self.group_nodes(group)).filter(move |&other| other != node)
+    }
+}

@@ -1,0 +1,1 @@
+//! Turns effects into IO.
