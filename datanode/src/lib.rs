@@ -1,1 +1,5 @@
-//! The data node's machines.
+//! The data node's machines: [`node`] (membership, leases, epochs, joining), and a [`worker`] per thread (queries,
+//! transactions, replication, takeover, copying). They tell each other what [`local`] lists, and nothing else.
+
+pub mod local;
+pub mod worker;

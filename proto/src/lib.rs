@@ -2,12 +2,20 @@
 //! and the step contract. Pure: no IO, no clock, no global state.
 
 pub mod config;
+pub mod error;
 pub mod ids;
+pub mod key;
 pub mod limits;
 pub mod link;
+pub mod links;
 pub mod machine;
+pub mod message;
 pub mod placement;
 pub mod random;
+pub mod result;
+pub mod row;
+pub mod schema;
 pub mod time;
+pub mod value;
 pub mod view;
 pub mod wire;

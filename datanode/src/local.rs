@@ -1,0 +1,62 @@
+//! What the machines of one data node tell each other: its [`crate::node::Node`] and its workers. In order between
+//! each two, like everything else.
+
+use std::sync::Arc;
+
+use twofold_proto::{
+    ids::{Epoch, ViewNumber, WorkerId},
+    message::{Catalog, Life},
+    time::{ClusterTime, Time},
+    view::View,
+};
+
+/// From the node to a worker.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ToWorker {
+    /// The node has adopted this view.
+    View(Arc<View>),
+    /// The node has adopted this catalog.
+    Catalog(Arc<Catalog>),
+    /// The node may serve as primary before this time.
+    Lease(Time),
+    /// A life that some view has dropped holds no lease any more.
+    Fenced(Life),
+    /// The president's word: the epoch, the newest complete one, cluster time. Comes every `epoch_ms`, so it is the
+    /// workers' tick too.
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// The newest complete one.
+        complete: Epoch,
+        /// Cluster time.
+        time: ClusterTime,
+    },
+    /// Answer with [`FromWorker::Alive`]: the watchdog's question.
+    AreYouThere(u64),
+}
+
+/// From a worker to the node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FromWorker {
+    /// Which worker.
+    pub worker: WorkerId,
+    /// What it says.
+    pub word: Word,
+}
+
+/// What a worker tells its node.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Word {
+    /// It has adopted this view.
+    View(Arc<View>),
+    /// It has adopted this version of the catalog.
+    Catalog(u64),
+    /// Syncing: under this view all its partitions are copied from their primaries.
+    Copied(ViewNumber),
+    /// Up: it counts this `ready` buddy, which has all that the worker had sent it before it did.
+    Counts(ViewNumber, Life),
+    /// Under this view it is done with all epochs up to this one.
+    Done(ViewNumber, Epoch),
+    /// The watchdog's answer.
+    Alive(u64),
+}
