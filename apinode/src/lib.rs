@@ -1,1 +1,3 @@
 //! The cluster client, and the protocols that an API node speaks, as machines.
+
+pub mod request;
