@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod error;
+pub mod filter;
 pub mod ids;
 pub mod key;
 pub mod limits;
@@ -10,6 +11,7 @@ pub mod link;
 pub mod links;
 pub mod machine;
 pub mod message;
+pub mod operation;
 pub mod placement;
 pub mod random;
 pub mod result;
