@@ -1,1 +1,4 @@
-//! The management node's machines.
+//! The management node: the register (config, views, catalog) on a Raft log, and the leader's decisions. Pure: the
+//! log's bytes and all connections are effects.
+
+pub mod config;
