@@ -1,1 +1,4 @@
 //! The simulator.
+
+pub mod checkers;
+pub mod history;
