@@ -1,1 +1,10 @@
-//! The public gRPC interface, compiled from `twofold.proto`.
+//! The gRPC interfaces, compiled from the `.proto` files beside this crate.
+
+/// All interfaces, for the reflection service.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The public interface of an API node.
+#[allow(missing_docs, reason = "generated; the comments of the .proto file say what they have to")]
+pub mod v1 {
+    tonic::include_proto!("twofold.v1");
+}
