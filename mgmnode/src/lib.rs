@@ -1,4 +1,9 @@
 //! The management node: the register (config, views, catalog) on a Raft log, and the leader's decisions. Pure: the
 //! log's bytes and all connections are effects.
 
+pub mod choice;
 pub mod config;
+pub mod membership;
+mod separation;
+#[cfg(test)]
+mod testing;
