@@ -9,6 +9,7 @@
 //!            11    version: u8 1–6, u64 epoch, u64 number
 //!            12    all of a list: u32 bytes, list
 //!            13    any of a list: likewise
+//!            14    the version's token is: u64
 //! ```
 //!
 //! A comparison with NULL does not hold, and neither does one of a column of a row that is not there. There is no
@@ -32,6 +33,7 @@ const ABSENT: u8 = 10;
 const VERSION: u8 = 11;
 const ALL: u8 = 12;
 const ANY: u8 = 13;
+const TOKEN: u8 = 14;
 
 /// How two values are to compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -105,6 +107,8 @@ pub enum Condition<'a> {
         /// With what.
         version: Version,
     },
+    /// The row's version has this [`Version::token`].
+    Token(u64),
     /// All of these hold.
     All(Filter<'a>),
     /// One of these holds at least.
@@ -129,6 +133,7 @@ impl<'a> Condition<'a> {
                 let version = Version { epoch: Epoch(reader.u64()?), number: reader.u64()? };
                 Condition::Version { comparison, version }
             }
+            TOKEN => Condition::Token(reader.u64()?),
             ALL => Condition::All(Filter(reader.block()?)),
             ANY => Condition::Any(Filter(reader.block()?)),
             _ => return Err(Malformed("condition: unknown tag")),
@@ -224,21 +229,43 @@ impl FilterBuilder {
         self
     }
 
+    /// Adds a condition: the row's version has this [`Version::token`].
+    pub fn token(&mut self, token: u64) -> &mut FilterBuilder {
+        self.bytes.put_u8(TOKEN);
+        self.bytes.put_u64(token);
+        self
+    }
+
     /// Adds a condition: all that `build` adds hold.
-    pub fn all(&mut self, build: impl FnOnce(&mut FilterBuilder)) -> &mut FilterBuilder {
+    pub fn all(
+        &mut self,
+        build: impl FnOnce(&mut FilterBuilder) -> &mut FilterBuilder,
+    ) -> &mut FilterBuilder {
         self.list(ALL, build)
     }
 
     /// Adds a condition: one at least that `build` adds holds.
-    pub fn any(&mut self, build: impl FnOnce(&mut FilterBuilder)) -> &mut FilterBuilder {
+    pub fn any(
+        &mut self,
+        build: impl FnOnce(&mut FilterBuilder) -> &mut FilterBuilder,
+    ) -> &mut FilterBuilder {
         self.list(ANY, build)
     }
 
-    fn list(&mut self, tag: u8, build: impl FnOnce(&mut FilterBuilder)) -> &mut FilterBuilder {
+    fn list(
+        &mut self,
+        tag: u8,
+        build: impl FnOnce(&mut FilterBuilder) -> &mut FilterBuilder,
+    ) -> &mut FilterBuilder {
         let mut list = FilterBuilder::new();
         build(&mut list);
         self.bytes.put_u8(tag);
         self.bytes.put_block(&list.bytes);
+        self
+    }
+
+    fn put_list(&mut self, list: Filter<'_>) -> &mut FilterBuilder {
+        self.bytes.put(list.0);
         self
     }
 
@@ -251,8 +278,9 @@ impl FilterBuilder {
             Condition::Exists => self.exists(),
             Condition::Absent => self.absent(),
             Condition::Version { comparison, version } => self.version(*comparison, *version),
-            Condition::All(list) => self.all(|builder| builder.bytes.put(list.0)),
-            Condition::Any(list) => self.any(|builder| builder.bytes.put(list.0)),
+            Condition::Token(token) => self.token(*token),
+            Condition::All(list) => self.all(|builder| builder.put_list(*list)),
+            Condition::Any(list) => self.any(|builder| builder.put_list(*list)),
         }
     }
 }
@@ -267,7 +295,7 @@ pub(crate) mod tests {
     /// Any list of conditions, some with lists in them.
     pub(crate) fn any_filter() -> impl Strategy<Value = FilterBuilder> {
         let comparison = || proptest::sample::select(Comparison::ALL.to_vec());
-        let leaf = (0u8..6, comparison(), any::<u16>(), any::<(u64, u64)>(), any_value());
+        let leaf = (0u8..7, comparison(), any::<u16>(), any::<(u64, u64)>(), any_value());
         let leaf = leaf.prop_map(|(kind, comparison, column, (epoch, number), value)| {
             let mut builder = FilterBuilder::new();
             match kind {
@@ -276,6 +304,7 @@ pub(crate) mod tests {
                 2 => builder.is_not_null(column),
                 3 => builder.exists(),
                 4 => builder.absent(),
+                5 => builder.token(epoch),
                 _ => builder.version(comparison, Version { epoch: Epoch(epoch), number }),
             };
             builder
@@ -288,8 +317,8 @@ pub(crate) mod tests {
                 let list = join(lists);
                 let mut builder = FilterBuilder::new();
                 match kind {
-                    0 => builder.all(|builder| *builder = list),
-                    1 => builder.any(|builder| *builder = list),
+                    0 => builder.all(|builder| builder.put_list(list.filter())),
+                    1 => builder.any(|builder| builder.put_list(list.filter())),
                     _ => return list,
                 };
                 builder
@@ -304,11 +333,11 @@ pub(crate) mod tests {
             match condition? {
                 Condition::All(inner) => {
                     let inner = rewrite(inner)?;
-                    builder.all(|builder| *builder = inner);
+                    builder.all(|builder| builder.put_list(inner.filter()));
                 }
                 Condition::Any(inner) => {
                     let inner = rewrite(inner)?;
-                    builder.any(|builder| *builder = inner);
+                    builder.any(|builder| builder.put_list(inner.filter()));
                 }
                 condition => {
                     builder.condition(&condition);
@@ -334,9 +363,9 @@ pub(crate) mod tests {
     #[test]
     fn golden_conditions() {
         let mut builder = FilterBuilder::new();
-        builder.compare(2, Comparison::GreaterOrEqual, &ValueRef::from("x")).any(|any| {
-            any.is_null(1).absent();
-        });
+        builder
+            .compare(2, Comparison::GreaterOrEqual, &ValueRef::from("x"))
+            .any(|any| any.is_null(1).absent());
         assert_eq!(builder.filter().0, [4, 2, 0, 6, 1, b'x', 13, 4, 0, 0, 0, 7, 1, 0, 10]);
     }
 

@@ -1,1 +1,5 @@
 //! One worker's memory.
+
+pub mod arena;
+pub mod evaluate;
+pub mod fragment;
