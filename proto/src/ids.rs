@@ -159,6 +159,13 @@ pub struct Version {
     pub number: u64,
 }
 
+impl Version {
+    /// A number below 2^63 that changes with the version: what memcached's clients get as «cas unique».
+    pub const fn token(self) -> u64 {
+        (self.epoch.counter() << 20 | self.number & 0xf_ffff) & (u64::MAX >> 1)
+    }
+}
+
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}#{}", self.epoch, self.number)
