@@ -1,0 +1,244 @@
+//! Figures of a process, in the text format of Prometheus (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+
+use std::{
+    convert::Infallible,
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+
+/// Clients that are served at once; more wait.
+const CLIENTS_MAX: usize = 16;
+/// How long a client may stay connected.
+const CLIENT_TIME_MAX: time::Duration = time::Duration::from_secs(30);
+const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type ByThread<T> = Family<Vec<(&'static str, String)>, T>;
+
+/// All figures of a process.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    drivers: Drivers,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// With the figures of drivers only.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("twofold");
+        let drivers = Drivers::default();
+        drivers.register(&mut registry);
+        Metrics { registry: Arc::new(Mutex::new(registry)), drivers }
+    }
+
+    /// Adds figures: `add` registers them, and the caller keeps its clones.
+    pub fn register<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The figures of the driver of this thread.
+    pub fn driver(&self, thread: &str) -> DriverMetrics {
+        self.drivers.of(thread)
+    }
+
+    /// All figures as text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut text, &registry).expect("a String takes any text");
+        text
+    }
+
+    /// Answers `GET /metrics` over HTTP/1.1, until it is dropped.
+    pub async fn serve(self, listener: TcpListener) {
+        let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("metrics: cannot accept a connection: {error}");
+                    time::sleep(time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let metrics = self.clone();
+            tokio::spawn(async move {
+                if let Ok(Err(error)) = time::timeout(CLIENT_TIME_MAX, metrics.serve_client(stream)).await {
+                    tracing::debug!("metrics: {error}");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// Answers the requests of one client.
+    ///
+    /// # Errors
+    /// If the connection breaks, or speaks no HTTP.
+    pub async fn serve_client(&self, stream: TcpStream) -> io::Result<()> {
+        let service = service_fn(async |request| Ok::<_, Infallible>(self.answer(&request)));
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new());
+        server.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, header, text) = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                (StatusCode::OK, (CONTENT_TYPE, CONTENT), self.text())
+            }
+            (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, (ALLOW, "GET, HEAD"), String::new()),
+            _ => (StatusCode::NOT_FOUND, (CONTENT_TYPE, "text/plain"), "there is /metrics here\n".into()),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header.0, hyper::header::HeaderValue::from_static(header.1));
+        response
+    }
+}
+
+macro_rules! driver_counters {
+    ($($(#[doc = $help:literal])+ $name:ident;)*) => {
+        /// What a driver counts in a turn.
+        #[derive(Clone, Copy, Default, Debug)]
+        pub(crate) struct Tally {
+            $(pub $name: u64,)*
+        }
+
+        #[derive(Clone, Default)]
+        struct Drivers {
+            $($name: ByThread<Counter>,)*
+            connections: ByThread<Gauge>,
+            kept_bytes: ByThread<Gauge>,
+            mailbox: ByThread<Gauge>,
+        }
+
+        /// The figures of one driver. The default is of nobody's concern.
+        #[derive(Clone, Default, Debug)]
+        pub struct DriverMetrics {
+            $($(#[doc = $help])+ pub $name: Counter,)*
+            /// Connections that are up; looked at once a second.
+            pub connections: Gauge,
+            /// Bytes that links keep until they are acknowledged; looked at once a second.
+            pub kept_bytes: Gauge,
+            /// Messages that wait in the mailbox; looked at once a second.
+            pub mailbox: Gauge,
+        }
+
+        impl Drivers {
+            fn register(&self, registry: &mut Registry) {
+                $(registry.register(concat!("driver_", stringify!($name)), [$($help),+].concat().trim(), self.$name.clone());)*
+                registry.register("driver_connections", "Connections that are up", self.connections.clone());
+                registry.register("driver_kept_bytes", "Bytes kept until acknowledged", self.kept_bytes.clone());
+                registry.register("driver_mailbox", "Messages that wait in the mailbox", self.mailbox.clone());
+            }
+
+            fn of(&self, thread: &str) -> DriverMetrics {
+                let label = vec![("thread", thread.to_string())];
+                DriverMetrics {
+                    $($name: self.$name.get_or_create(&label).clone(),)*
+                    connections: self.connections.get_or_create(&label).clone(),
+                    kept_bytes: self.kept_bytes.get_or_create(&label).clone(),
+                    mailbox: self.mailbox.get_or_create(&label).clone(),
+                }
+            }
+        }
+
+        impl DriverMetrics {
+            pub(crate) fn add(&self, tally: &Tally) {
+                $(if tally.$name > 0 {
+                    self.$name.inc_by(tally.$name);
+                })*
+            }
+        }
+    };
+}
+
+driver_counters! {
+    /// Turns
+    turns;
+    /// Frames read
+    frames_in;
+    /// Bytes read
+    bytes_in;
+    /// System calls that read
+    reads;
+    /// Bytes written
+    bytes_out;
+    /// System calls that write
+    writes;
+    /// Inputs from other threads
+    messages;
+    /// Connections made, either way
+    connects;
+    /// Connections lost
+    disconnects;
+    /// Handshakes refused, either way
+    refusals;
+    /// Connections closed because what they brought was no frame
+    malformed;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_counted_is_served() {
+        let metrics = Metrics::new();
+        metrics.driver("w1").add(&Tally { frames_in: 3, ..Tally::default() });
+        metrics.driver("w1").add(&Tally { frames_in: 4, ..Tally::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(metrics.serve(listener));
+        let get = async |path: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = get("/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("twofold_driver_frames_in_total{thread=\"w1\"} 7\n"), "{answer}");
+        assert!(answer.contains("# HELP twofold_driver_frames_in Frames read.\n"), "{answer}");
+        assert!(answer.ends_with("# EOF\n"), "{answer}");
+        assert!(get("/").await.starts_with("HTTP/1.1 404"));
+        server.abort();
+    }
+}
