@@ -196,7 +196,7 @@ impl From<Error> for Failure {
 }
 
 /// Names a transaction whose outcome may be asked for. Opaque to users, as bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct TransactionToken {
     /// The transaction.
     pub transaction: TransactionId,
@@ -206,6 +206,8 @@ pub struct TransactionToken {
     pub coordinator: Coordinator,
     /// A partition that it may have locked.
     pub partition: PartitionId,
+    /// The client's epoch when it asked for the commit.
+    pub epoch: Epoch,
 }
 
 impl TransactionToken {
@@ -348,6 +350,7 @@ mod tests {
             commit_number: 300,
             coordinator: Coordinator::default(),
             partition: PartitionId(7),
+            epoch: Epoch::new(1, 9),
         };
         assert_eq!(TransactionToken::decode(&token.encode()), Ok(token));
         let error = TransactionToken::decode(b"\xff").unwrap_err();
