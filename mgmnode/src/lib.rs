@@ -3,7 +3,9 @@
 
 pub mod choice;
 pub mod config;
+pub mod log;
 pub mod membership;
+pub mod register;
 mod separation;
 #[cfg(test)]
 mod testing;

@@ -2,8 +2,9 @@
 
 use twofold_proto::{
     config::{Address, ClusterConfig, DataNodeConfig, ManagementNodeConfig},
-    ids::{Incarnation, NodeId, ViewNumber},
+    ids::{Incarnation, NodeId, TableId, ViewNumber},
     message::Life,
+    schema::{Column, ColumnType, Table},
     view::{Member, MemberState, View},
 };
 
@@ -72,4 +73,19 @@ pub fn show_view(view: &View) -> String {
         text += &format!(" {}={}", show_life(life), format!("{:?}", member.state).to_lowercase());
     }
     if view.members.is_empty() { text + " -" } else { text }
+}
+
+/// A table with a key and a value.
+pub fn table(name: &str) -> Table {
+    Table {
+        id: TableId(0),
+        name: name.into(),
+        version: 1,
+        columns: vec![
+            Column::new("key", ColumnType::I64),
+            Column::new("value", ColumnType::Text { max_chars: 100 }).nullable(),
+        ],
+        primary_key: vec![0],
+        distribution_key: vec![0],
+    }
 }

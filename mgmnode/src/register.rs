@@ -1,0 +1,355 @@
+//! The replicated state: config, views, catalog. Commands are applied in the log's order and give the same everywhere.
+
+use serde::{Deserialize, Serialize};
+use twofold_proto::{
+    config::ClusterConfig,
+    error::{Error, ErrorCode},
+    ids::{Incarnation, NodeId, TableId, ViewNumber},
+    limits::{MESSAGE_BYTES_MAX, TABLES_MAX},
+    message::{Catalog, CatalogChange, control, put_control},
+    schema::Table,
+    view::View,
+    wire::Malformed,
+};
+
+use crate::membership::Membership;
+
+/// Bytes of the catalog as it travels: the whole of it has to fit a message, and a snapshot.
+pub const CATALOG_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one command: some of them have to fit a message between management nodes.
+pub const COMMAND_BYTES_MAX: usize = 4 << 20;
+
+const _: () = assert!(CATALOG_BYTES_MAX + COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
+
+/// Who proposed a change, so that it finds its answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The management node.
+    pub node: NodeId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Counted by that life.
+    pub number: u64,
+}
+
+/// An entry of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// This is the config from now on; void if it cannot follow the one before.
+    Config(Box<ClusterConfig>),
+    /// The next view; void if the predecessor is not the newest.
+    View {
+        /// The view that it was made from.
+        predecessor: ViewNumber,
+        /// The view.
+        view: View,
+    },
+    /// A change of the catalog.
+    Catalog {
+        /// Who wants the result.
+        origin: Origin,
+        /// The change.
+        change: CatalogChange,
+    },
+}
+
+impl Command {
+    /// The entry's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_control(&mut bytes, self);
+        bytes
+    }
+}
+
+/// What came of a command.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Applied {
+    /// The config: taken, or why not.
+    Config(Result<(), String>),
+    /// Whether the view was taken.
+    View(bool),
+    /// The catalog's version with the change, or why there is none.
+    Catalog(Origin, Result<u64, Error>),
+}
+
+/// The state that the commands make.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Register {
+    config: Option<ClusterConfig>,
+    membership: Membership,
+    catalog: Catalog,
+}
+
+impl Register {
+    /// The config; none before the first leader has proposed its own.
+    pub fn config(&self) -> Option<&ClusterConfig> {
+        self.config.as_ref()
+    }
+
+    /// The views.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> &View {
+        self.membership.view()
+    }
+
+    /// The schemas.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// All of it, for a snapshot.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_control(&mut bytes, self);
+        bytes
+    }
+
+    /// Reads a snapshot.
+    pub fn decode(bytes: &[u8]) -> Result<Register, Malformed> {
+        control(bytes)
+    }
+
+    /// Applies a command.
+    pub fn apply(&mut self, command: Command) -> Applied {
+        match command {
+            Command::Config(config) => Applied::Config(self.apply_config(*config)),
+            Command::View { predecessor, view } => {
+                let taken = match &self.config {
+                    Some(config) => self.membership.apply(config, predecessor, view),
+                    None => false,
+                };
+                Applied::View(taken)
+            }
+            Command::Catalog { origin, change } => {
+                let result = match change {
+                    CatalogChange::CreateTable(table) => self.create(table),
+                    CatalogChange::DropTable(name) => self.drop(&name),
+                };
+                Applied::Catalog(origin, result)
+            }
+        }
+    }
+
+    /// Why `config` cannot follow the present one, if so.
+    pub fn objection(&self, config: &ClusterConfig) -> Option<String> {
+        let present = self.config.as_ref()?;
+        let fixed = |what: &str| {
+            Some(format!("{what} cannot be changed once there is data; start with empty directories"))
+        };
+        if config.name != present.name {
+            return Some(format!(
+                "the cluster's name is «{}»; it cannot become «{}»",
+                present.name, config.name
+            ));
+        }
+        let ids = |config: &ClusterConfig| {
+            let management: Vec<NodeId> = config.management_nodes.iter().map(|node| node.id).collect();
+            let data: Vec<NodeId> = config.data_nodes.iter().map(|node| node.id).collect();
+            (management, data)
+        };
+        let ((management, data), (present_management, present_data)) = (ids(config), ids(present));
+        if management != present_management {
+            return fixed("the ids of the management nodes");
+        }
+        if self.view().number == ViewNumber(0) {
+            return None;
+        }
+        if data != present_data {
+            return fixed("the ids of the data nodes");
+        }
+        if (config.replicas, config.partitions) != (present.replicas, present.partitions) {
+            return fixed("the number of replicas");
+        }
+        None
+    }
+
+    fn apply_config(&mut self, config: ClusterConfig) -> Result<(), String> {
+        match self.objection(&config) {
+            Some(objection) => Err(objection),
+            None => {
+                self.config = Some(config);
+                Ok(())
+            }
+        }
+    }
+
+    fn create(&mut self, table: Table) -> Result<u64, Error> {
+        let id = TableId(self.catalog.next_table.max(1));
+        let table = Table { id, version: 1, ..table };
+        table.check().map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.to_string()))?;
+        if self.catalog.table(&table.name).is_some() {
+            return Err(Error::new(
+                ErrorCode::TableExists,
+                format!("table `{}` is there already", table.name),
+            ));
+        }
+        if self.catalog.tables.len() >= TABLES_MAX {
+            return Err(Error::new(
+                ErrorCode::TooMany,
+                format!("there are {TABLES_MAX} tables, as many as can be"),
+            ));
+        }
+        let name = table.name.clone();
+        // Ids ascend, so the newest is the last.
+        self.catalog.tables.push(table);
+        let mut bytes = Vec::new();
+        put_control(&mut bytes, &self.catalog);
+        if bytes.len() > CATALOG_BYTES_MAX {
+            self.catalog.tables.pop();
+            let text = format!(
+                "with table `{name}` the catalog has {} bytes; {CATALOG_BYTES_MAX} are allowed",
+                bytes.len()
+            );
+            return Err(Error::new(ErrorCode::TooMany, text));
+        }
+        self.catalog.next_table = id.0 + 1;
+        self.catalog.version += 1;
+        Ok(self.catalog.version)
+    }
+
+    fn drop(&mut self, name: &str) -> Result<u64, Error> {
+        let Some(place) = self.catalog.tables.iter().position(|table| table.name == name) else {
+            return Err(Error::new(ErrorCode::NoSuchTable, format!("there is no table `{name}`")));
+        };
+        self.catalog.tables.remove(place);
+        self.catalog.version += 1;
+        Ok(self.catalog.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twofold_proto::schema::{Column, ColumnType};
+
+    use super::*;
+    use crate::testing::{config, table, view};
+
+    fn origin(number: u64) -> Origin {
+        Origin { node: NodeId(1), incarnation: Incarnation(7), number }
+    }
+
+    fn change(register: &mut Register, change: CatalogChange) -> Result<u64, Error> {
+        match register.apply(Command::Catalog { origin: origin(3), change }) {
+            Applied::Catalog(to, result) => {
+                assert_eq!(to, origin(3));
+                result
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(result: Result<u64, Error>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn tables_get_ids_that_are_never_reused() {
+        let mut register = Register::default();
+        let create =
+            |name: &str| CatalogChange::CreateTable(Table { id: TableId(99), version: 9, ..table(name) });
+        assert_eq!(change(&mut register, create("a")), Ok(1));
+        assert_eq!(change(&mut register, create("b")), Ok(2));
+        assert_eq!(change(&mut register, CatalogChange::DropTable("b".into())), Ok(3));
+        assert_eq!(change(&mut register, create("b")), Ok(4));
+        let tables: Vec<(u32, u32, &str)> =
+            register.catalog().tables.iter().map(|table| (table.id.0, table.version, &*table.name)).collect();
+        assert_eq!(tables, [(1, 1, "a"), (3, 1, "b")]);
+    }
+
+    #[test]
+    fn impossible_changes_are_refused_and_change_nothing() {
+        let mut register = Register::default();
+        let mut bad = table("bad");
+        bad.primary_key.clear();
+        assert_eq!(
+            refusal(change(&mut register, CatalogChange::CreateTable(bad))),
+            "TF-1010: table `bad`: it has no primary key; name at least one column; correct the definition"
+        );
+        assert_eq!(
+            refusal(change(&mut register, CatalogChange::DropTable("x".into()))),
+            "TF-1002: there is no table `x`; create the table, or correct its name"
+        );
+        change(&mut register, CatalogChange::CreateTable(table("x"))).unwrap();
+        let before = register.clone();
+        assert_eq!(
+            refusal(change(&mut register, CatalogChange::CreateTable(table("x")))),
+            "TF-1009: table `x` is there already; use another name, or drop the table first"
+        );
+        assert_eq!(register, before);
+    }
+
+    #[test]
+    fn the_catalog_stays_below_its_bound() {
+        let mut register = Register::default();
+        let large = |name: String| {
+            let mut large = table(&name);
+            let columns = (0..900).map(|n| Column::new(format!("{n:0>250}"), ColumnType::I64));
+            large.columns.extend(columns);
+            CatalogChange::CreateTable(large)
+        };
+        let mut count = 0;
+        let refused = loop {
+            match change(&mut register, large(format!("t{count}"))) {
+                Ok(_) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.code, ErrorCode::TooMany);
+        assert!(count > 60 && register.catalog().tables.len() == count, "{count}");
+        assert!(register.encode().len() <= CATALOG_BYTES_MAX + 4096);
+    }
+
+    #[test]
+    fn a_config_may_change_timing_but_not_placement() {
+        let mut register = Register::default();
+        let first = config(2, &[11, 12]);
+        let apply = |register: &mut Register, config: &ClusterConfig| match register
+            .apply(Command::Config(Box::new(config.clone())))
+        {
+            Applied::Config(result) => result,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(apply(&mut register, &first), Ok(()));
+        // Before there is data, all but the name and the management nodes may change.
+        assert_eq!(apply(&mut register, &config(2, &[11, 12, 13, 14])), Ok(()));
+        assert_eq!(apply(&mut register, &first), Ok(()));
+        let first_view = view("1 r1: 11a=up 12a=up");
+        let command = Command::View { predecessor: ViewNumber(0), view: first_view };
+        assert_eq!(register.apply(command), Applied::View(true));
+        let slower = ClusterConfig { failure_ms: 900, ..first.clone() };
+        assert_eq!(apply(&mut register, &slower), Ok(()));
+        assert_eq!(register.config(), Some(&slower));
+        for (config, what) in [
+            (config(2, &[11, 13]), "the ids of the data nodes"),
+            (config(1, &[11, 12]), "the number of replicas"),
+            (ClusterConfig { name: "b".into(), ..first.clone() }, "the cluster's name is «local»"),
+        ] {
+            let refusal = apply(&mut register, &config).unwrap_err();
+            assert!(refusal.starts_with(what), "{refusal}");
+        }
+        assert_eq!(register.config(), Some(&slower));
+    }
+
+    #[test]
+    fn a_snapshot_is_all_there_is() {
+        let mut register = Register::default();
+        register.apply(Command::Config(Box::new(config(2, &[11, 12]))));
+        register.apply(Command::View { predecessor: ViewNumber(0), view: view("1 r1: 11a=up 12a=up") });
+        register.apply(Command::View { predecessor: ViewNumber(1), view: view("2 r1: 11a=up") });
+        change(&mut register, CatalogChange::CreateTable(table("x"))).unwrap();
+        assert_eq!(Register::decode(&register.encode()), Ok(register));
+        assert!(Register::decode(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn no_view_comes_before_the_config() {
+        let mut register = Register::default();
+        let command = Command::View { predecessor: ViewNumber(0), view: view("1 r1: 11a=up") };
+        assert_eq!(register.apply(command), Applied::View(false));
+    }
+}

@@ -1,0 +1,224 @@
+//! One management node's part in Raft: `raft::RawNode`, stepped like a machine.
+//!
+//! Raft's rule is that answers and votes leave only after what they promise is on disk. So each [`LogWrite`] has a
+//! number, and what waits for it is kept until [`Replica::persisted`]. A leader's own messages need not wait (Raft
+//! thesis, 10.2.1).
+
+use std::collections::VecDeque;
+
+use raft::{
+    Config, RawNode, StateRole,
+    eraftpb::{ConfState, EntryType, Message},
+};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::NodeId,
+    time::Duration,
+};
+
+use crate::log::{Log, LogWrite, Stored, encode};
+
+/// How often Raft's clock ticks; a leader sends heartbeats at each.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Ticks without a leader until the first node stands for election. The next one waits [`ELECTION_TICKS_APART`]
+/// longer, and so on: all different and fixed, so there is no randomness, and hardly ever a split vote.
+const ELECTION_TICKS: usize = 6;
+const ELECTION_TICKS_APART: usize = 2;
+/// A snapshot takes the place of the entries whenever so many were applied.
+pub const SNAPSHOT_EVERY: u64 = 256;
+const MESSAGE_ENTRIES_BYTES: u64 = 1 << 20;
+const UNCOMMITTED_BYTES: u64 = 32 << 20;
+const MESSAGES_IN_FLIGHT: usize = 64;
+
+/// What comes out of a [`Replica`].
+#[derive(Default, Debug)]
+pub struct Output {
+    /// To other management nodes.
+    pub messages: Vec<Message>,
+    /// To be written in this order; [`Replica::persisted`] is called with the number once it is safe.
+    pub writes: Vec<(u64, LogWrite)>,
+    /// To be applied in this order.
+    pub committed: Vec<Committed>,
+}
+
+/// What is agreed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Committed {
+    /// The state so far, in place of what is known.
+    Snapshot(Vec<u8>),
+    /// A command.
+    Command(Vec<u8>),
+}
+
+/// What waits for a write.
+#[derive(Debug)]
+struct Waiting {
+    write: u64,
+    /// Raft's name for it.
+    ready: Option<u64>,
+    messages: Vec<Message>,
+}
+
+/// One of the voters.
+pub struct Replica {
+    node: RawNode<Log>,
+    waiting: VecDeque<Waiting>,
+    last_write: u64,
+    /// Index and term of the newest entry handed out in [`Output::committed`].
+    applied: (u64, u64),
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Replica {{ term {}, {:?}, applied {:?} }}", self.term(), self.node.raft.state, self.applied)
+    }
+}
+
+impl Replica {
+    /// Goes on with what is stored; also gives the state of the stored snapshot, if there is one.
+    ///
+    /// # Errors
+    /// If what is stored cannot be used.
+    pub fn new(id: NodeId, voters: &[NodeId], stored: &Stored) -> Result<(Replica, Option<Vec<u8>>), Error> {
+        let place = voters.iter().position(|&voter| voter == id);
+        let place = place.unwrap_or_else(|| panic!("{id:?} is not among the voters {voters:?}"));
+        let states = ConfState::from((voters.iter().map(|voter| voter.0.into()).collect::<Vec<u64>>(), Vec::new()));
+        let log = Log::new(states, stored)
+            .map_err(|fault| Error::new(ErrorCode::Internal, format!("the register of node {id} on disk: {fault}")))?;
+        let data = log.snapshot_data().map(<[u8]>::to_vec);
+        let election_tick = ELECTION_TICKS + place * ELECTION_TICKS_APART;
+        let snapshot = (log.snapshot_index(), raft::Storage::term(&log, log.snapshot_index()).unwrap_or(0));
+        let config = Config {
+            id: id.0.into(),
+            election_tick: ELECTION_TICKS,
+            min_election_tick: election_tick,
+            max_election_tick: election_tick + 1,
+            heartbeat_tick: 1,
+            applied: snapshot.0,
+            max_size_per_msg: MESSAGE_ENTRIES_BYTES,
+            max_inflight_msgs: MESSAGES_IN_FLIGHT,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let internal = |error: raft::Error| Error::new(ErrorCode::Internal, format!("raft: {error}"));
+        let mut node = RawNode::new(&config, log, &logger).map_err(internal)?;
+        if voters.len() == 1 {
+            // Nobody else could.
+            node.campaign().map_err(internal)?;
+        }
+        Ok((Replica { node, waiting: VecDeque::new(), last_write: 0, applied: snapshot }, data))
+    }
+
+    /// The present term.
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// The leader, as far as is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        let id = self.node.raft.leader_id;
+        (id != 0).then_some(NodeId(id as u16))
+    }
+
+    /// Whether this node is leader and has applied all that earlier leaders have committed.
+    pub fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader && self.applied.1 == self.term()
+    }
+
+    /// Lets Raft's clock go on by one tick.
+    pub fn tick(&mut self) {
+        self.node.tick();
+    }
+
+    /// Takes in a message from another voter. Raft itself sorts out what is old.
+    pub fn receive(&mut self, message: Message) {
+        // What Raft does not take (from a past configuration, or a proposal without a leader) is as if it was lost.
+        let _ = self.node.step(message);
+    }
+
+    /// Proposes a command; false if this node does not lead, or too much is under way.
+    pub fn propose(&mut self, command: Vec<u8>) -> bool {
+        self.leads() && self.node.propose(Vec::new(), command).is_ok()
+    }
+
+    /// The writes up to this one are on disk.
+    pub fn persisted(&mut self, write: u64, output: &mut Output) {
+        while self.waiting.front().is_some_and(|waiting| waiting.write <= write) {
+            let Some(Waiting { ready, messages, .. }) = self.waiting.pop_front() else { break };
+            if let Some(number) = ready {
+                self.node.on_persist_ready(number);
+            }
+            output.messages.extend(messages);
+        }
+    }
+
+    /// Takes out what there is to do.
+    pub fn pump(&mut self, output: &mut Output) {
+        while self.node.has_ready() {
+            let mut ready = self.node.ready();
+            output.messages.extend(ready.take_messages());
+            let snapshot = ready.snapshot().clone();
+            if !snapshot.is_empty() {
+                self.applied = (snapshot.get_metadata().index, snapshot.get_metadata().term);
+                output.committed.push(Committed::Snapshot(snapshot.get_data().to_vec()));
+            }
+            for entry in ready.take_committed_entries() {
+                self.applied = (entry.index, entry.term);
+                if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
+                    output.committed.push(Committed::Command(entry.data.to_vec()));
+                }
+            }
+            let (number, must_sync) = (ready.number(), ready.must_sync());
+            let messages = ready.take_persisted_messages();
+            let write = self.node.mut_store().update(ready.hs(), &snapshot, ready.entries().clone());
+            // A mere advance of the commit index need not be stored: a leader tells it again.
+            if must_sync {
+                self.last_write += 1;
+                output.writes.push((self.last_write, write));
+            }
+            self.node.advance_append_async(ready);
+            self.node.advance_apply();
+            if must_sync || !self.waiting.is_empty() {
+                self.waiting.push_back(Waiting { write: self.last_write, ready: Some(number), messages });
+            } else {
+                self.node.on_persist_ready(number);
+                output.messages.extend(messages);
+            }
+        }
+    }
+
+    /// Puts `state()`, the state with all that was handed out applied, in the place of old entries, if there are many.
+    pub fn compact(&mut self, state: impl FnOnce() -> Vec<u8>, output: &mut Output) {
+        let (index, _) = self.applied;
+        if index < self.node.store().snapshot_index() + SNAPSHOT_EVERY {
+            return;
+        }
+        let write = self.node.mut_store().compact(index, state());
+        self.last_write += 1;
+        output.writes.push((self.last_write, write));
+        self.waiting.push_back(Waiting { write: self.last_write, ready: None, messages: Vec::new() });
+    }
+
+    /// Panics if the log and what waits for it do not fit together.
+    pub fn check(&self) {
+        let writes = self.waiting.iter().map(|waiting| waiting.write);
+        assert!(writes.clone().is_sorted() && writes.max().unwrap_or(0) <= self.last_write, "{:?}", self.waiting);
+        assert!(self.applied.0 >= self.node.store().snapshot_index(), "{self:?}");
+    }
+}
+
+/// A message as it travels between management nodes.
+pub fn encode_message(message: &Message) -> Vec<u8> {
+    encode(message)
+}
+
+/// Reads one.
+///
+/// # Errors
+/// If it is none.
+pub fn decode_message(bytes: &[u8]) -> Result<Message, twofold_proto::wire::Malformed> {
+    protobuf::parse_from_bytes(bytes).map_err(|_| twofold_proto::wire::Malformed("raft message"))
+}
