@@ -293,6 +293,12 @@ impl Arena {
             self.index_bytes.checked_sub(bytes as u64).expect("an index gives back what it took");
     }
 
+    /// Whether an ordinary write may take so many bytes more, by the bound that [`Arena::store`] keeps.
+    #[inline]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.used_bytes() + bytes as u64 <= self.data_memory / 100 * ORDINARY_PERCENT
+    }
+
     /// Stores a row for an ordinary write. `None` where that needs more memory and 95 % of it are in use: the
     /// table is full. Room that rows of this size left behind can be had beyond that.
     #[must_use]
@@ -336,6 +342,16 @@ impl Arena {
         key.copy_from_slice(row.key);
         body.copy_from_slice(row.body);
         Some(id)
+    }
+
+    /// Brings the row's header and the start of its key into the cache. Nothing depends on what is read, so the
+    /// misses of a batch overlap.
+    #[inline]
+    pub fn touch(&self, id: RowId) {
+        if let Some(page) = self.pages.get(id.page()) {
+            let at = |offset: usize| page.get(offset).copied();
+            std::hint::black_box((at(id.offset()), at(id.offset() + ROW_HEADER + 8)));
+        }
     }
 
     /// The row.
