@@ -1,3 +1,4 @@
 //! The cluster client, and the protocols that an API node speaks, as machines.
 
+pub mod memcached;
 pub mod request;

@@ -250,6 +250,12 @@ impl Results {
         Results { bytes: Vec::new(), slots: vec![Slot::Missing; operations] }
     }
 
+    /// This failure, of so many operations.
+    pub fn failed(operations: usize, failure: &Failure) -> Results {
+        let slots = vec![Slot::Failed(Box::new(failure.clone())); operations];
+        Results { bytes: Vec::new(), slots }
+    }
+
     /// The operation answered this (`proto::result`).
     ///
     /// # Panics
@@ -354,6 +360,9 @@ mod tests {
         };
         assert_eq!(TransactionToken::decode(&token.encode()), Ok(token));
         let error = TransactionToken::decode(b"\xff").unwrap_err();
-        assert_eq!(error.to_string(), "TF-1001: 1 bytes that are no token of a transaction; correct the request");
+        assert_eq!(
+            error.to_string(),
+            "TF-1001: 1 bytes that are no token of a transaction; correct the request"
+        );
     }
 }
