@@ -2,4 +2,7 @@
 //! transactions, replication, takeover, copying). They tell each other what [`local`] lists, and nothing else.
 
 pub mod local;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+pub mod node;
 pub mod worker;

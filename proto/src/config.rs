@@ -133,6 +133,9 @@ impl ClusterConfig {
 
     /// The other nodes of the node's group.
     pub fn buddies(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.group_of(node).into_iter().flat_map(|group| self.group_nodes(group)).filter(move |&other| other != node)
+        self.group_of(node)
+            .into_iter()
+            .flat_map(|group| self.group_nodes(group))
+            .filter(move |&other| other != node)
     }
 }

@@ -66,7 +66,8 @@ impl FrameHeader {
             acknowledged: reader.u64()?,
             epoch: Epoch(reader.u64()?),
         };
-        if !(FRAME_HEADER..=FRAME_BYTES_MAX).contains(&length) || flags > ACKNOWLEDGE_NOW || padding != [0; 3] {
+        if !(FRAME_HEADER..=FRAME_BYTES_MAX).contains(&length) || flags > ACKNOWLEDGE_NOW || padding != [0; 3]
+        {
             return Err(Malformed("frame header"));
         }
         Ok(Some(header))
@@ -529,7 +530,9 @@ impl HelloReply {
     pub fn decode(body: &[u8]) -> Result<HelloReply, Malformed> {
         let mut reader = Reader::new(body, "handshake");
         match reader.u8()? {
-            0 => Ok(HelloReply::Accepted { incarnation: Incarnation(reader.u64()?), received: reader.u64()? }),
+            0 => {
+                Ok(HelloReply::Accepted { incarnation: Incarnation(reader.u64()?), received: reader.u64()? })
+            }
             kind @ (1 | 2) => Ok(HelloReply::Refused { temporary: kind == 1, reason: text(&mut reader)? }),
             _ => Err(Malformed("handshake")),
         }
@@ -664,7 +667,13 @@ mod tests {
     #[test]
     fn a_gap_or_a_false_acknowledgement_is_an_error() {
         let (mut a, _) = pair();
-        let header = |number, acknowledged| FrameHeader { length: 32, flags: 0, number, acknowledged, epoch: Epoch(0) };
+        let header = |number, acknowledged| FrameHeader {
+            length: 32,
+            flags: 0,
+            number,
+            acknowledged,
+            epoch: Epoch(0),
+        };
         assert!(a.receive(&header(2, 0)).is_err());
         assert!(a.receive(&header(1, 1)).is_err());
         assert_eq!(a.receive(&header(1, 0)), Ok(Received::New));

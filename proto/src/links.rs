@@ -15,6 +15,9 @@ use crate::{
 pub struct LinkId(u64);
 
 impl LinkId {
+    /// No link, now and ever.
+    pub const NONE: LinkId = LinkId(u64::MAX);
+
     fn new(slot: usize, generation: u32) -> LinkId {
         LinkId(u64::from(generation) << 32 | slot as u64)
     }
@@ -269,7 +272,12 @@ impl Links {
     ///
     /// # Errors
     /// If the peer's answer cannot be; the connection is to be closed.
-    pub fn connected(&mut self, id: LinkId, incarnation: Incarnation, received: u64) -> Result<(), Malformed> {
+    pub fn connected(
+        &mut self,
+        id: LinkId,
+        incarnation: Incarnation,
+        received: u64,
+    ) -> Result<(), Malformed> {
         let Some(link) = self.get_mut(id) else { return Err(Malformed("handshake")) };
         let (peer, before) = (link.peer(), link.incarnation());
         link.connected(incarnation, received)?;
@@ -306,7 +314,9 @@ impl Links {
         }
         for id in &self.dirty {
             let slot = &mut self.slots[id.slot()];
-            if slot.generation == id.generation() && let Some(link) = &mut slot.link {
+            if slot.generation == id.generation()
+                && let Some(link) = &mut slot.link
+            {
                 link.seal(epoch, false);
             }
         }

@@ -10,7 +10,6 @@ use crate::{
     error::{Error, ErrorCode},
     ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, ViewNumber, WorkerId},
     link::Link,
-    placement::KeyHash,
     schema::Table,
     time::ClusterTime,
     view::View,
@@ -549,7 +548,11 @@ impl ExecuteConf {
 
     /// Reads it; the results are next.
     pub fn parse(reader: &mut Reader<'_>) -> Result<ExecuteConf, Malformed> {
-        Ok(ExecuteConf { transaction: transaction(reader)?, statement: reader.u32()?, results: reader.u16()? })
+        Ok(ExecuteConf {
+            transaction: transaction(reader)?,
+            statement: reader.u32()?,
+            results: reader.u16()?,
+        })
     }
 }
 
@@ -704,7 +707,10 @@ impl WriteSetHeader {
     }
 
     /// Reads it and the participants; the images are next.
-    pub fn parse(reader: &mut Reader<'_>, participants: &mut Vec<Participant>) -> Result<WriteSetHeader, Malformed> {
+    pub fn parse(
+        reader: &mut Reader<'_>,
+        participants: &mut Vec<Participant>,
+    ) -> Result<WriteSetHeader, Malformed> {
         let header = WriteSetHeader {
             partition: PartitionId(reader.u16()?),
             number: reader.u64()?,
@@ -722,10 +728,8 @@ impl WriteSetHeader {
         };
         participants.clear();
         for _ in 0..header.participants {
-            participants.push(Participant {
-                partition: PartitionId(reader.u16()?),
-                operations: reader.u32()?,
-            });
+            participants
+                .push(Participant { partition: PartitionId(reader.u16()?), operations: reader.u32()? });
         }
         Ok(header)
     }
@@ -738,8 +742,8 @@ pub struct Image<'a> {
     pub table: TableId,
     /// The schema version of `body`.
     pub schema_version: u16,
-    /// The hash of the distribution key.
-    pub hash: KeyHash,
+    /// The tag in the hash index.
+    pub tag: u32,
     /// The encoded primary key.
     pub key: &'a [u8],
     /// The row without its key and when it expires (0: never); `None`: deleted.
@@ -751,7 +755,7 @@ impl<'a> Image<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(self.table.0);
         out.put_u16(self.schema_version);
-        out.put(&self.hash.0);
+        out.put_u32(self.tag);
         out.put_u8(u8::from(self.row.is_some()));
         out.put_block(self.key);
         if let Some((expiry, body)) = self.row {
@@ -764,11 +768,11 @@ impl<'a> Image<'a> {
     pub fn parse(reader: &mut Reader<'a>) -> Result<Image<'a>, Malformed> {
         let table = TableId(reader.u32()?);
         let schema_version = reader.u16()?;
-        let hash = KeyHash(reader.array()?);
+        let tag = reader.u32()?;
         let present = reader.u8()? != 0;
         let key = reader.block()?;
         let row = if present { Some((ClusterTime(reader.u64()?), reader.block()?)) } else { None };
-        Ok(Image { table, schema_version, hash, key, row })
+        Ok(Image { table, schema_version, tag, key, row })
     }
 }
 
@@ -895,6 +899,12 @@ pub struct CopyRow<'a> {
 }
 
 impl<'a> CopyRow<'a> {
+    /// What it does to its key.
+    pub fn image(&self) -> Image<'a> {
+        let row = Some((self.expiry, self.body));
+        Image { table: self.table, schema_version: self.schema_version, tag: self.tag, key: self.key, row }
+    }
+
     /// Appends it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(self.table.0);

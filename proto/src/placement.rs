@@ -80,7 +80,8 @@ impl PartitionMap {
     /// The map of this config and view.
     pub fn new(config: &ClusterConfig, view: &View) -> PartitionMap {
         let mut placements = vec![Placement::default(); usize::from(config.partitions)];
-        for (group, partitions) in partitions_of_groups(config.groups(), config.partitions).iter().enumerate() {
+        for (group, partitions) in partitions_of_groups(config.groups(), config.partitions).iter().enumerate()
+        {
             let group = GroupId(group as u16);
             let nodes: Vec<NodeId> = config.group_nodes(group).collect();
             for (rank, partition) in partitions.iter().enumerate() {
@@ -125,8 +126,8 @@ impl PartitionMap {
 
     /// The partitions that have a replica at this worker.
     pub fn partitions_at(&self, endpoint: Endpoint) -> impl Iterator<Item = PartitionId> + '_ {
-        (0..self.partitions())
-            .map(PartitionId)
-            .filter(move |&partition| self.replicas(partition).iter().any(|replica| replica.endpoint == endpoint))
+        (0..self.partitions()).map(PartitionId).filter(move |&partition| {
+            self.replicas(partition).iter().any(|replica| replica.endpoint == endpoint)
+        })
     }
 }

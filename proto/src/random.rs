@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         let s = &mut self.state;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;
@@ -39,7 +39,7 @@ impl Random {
     /// Panics if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "nothing is below 0");
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// Uniform in `low..=high`.
@@ -54,7 +54,7 @@ impl Random {
 
     /// Uniform in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// One of the items.
@@ -74,7 +74,7 @@ impl Random {
 
     /// An independent generator.
     pub fn fork(&mut self) -> Random {
-        Random::new(self.next())
+        Random::new(self.next_u64())
     }
 }
 
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
         let (mut a, mut b) = (Random::new(7), Random::new(7));
-        assert!((0..1000).all(|_| a.next() == b.next()));
-        assert_ne!(Random::new(7).next(), Random::new(8).next());
+        assert!((0..1000).all(|_| a.next_u64() == b.next_u64()));
+        assert_ne!(Random::new(7).next_u64(), Random::new(8).next_u64());
     }
 
     #[test]

@@ -3,3 +3,5 @@
 pub mod arena;
 pub mod evaluate;
 pub mod fragment;
+pub mod lock;
+pub mod store;

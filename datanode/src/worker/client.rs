@@ -1,0 +1,325 @@
+//! Requests of clients that need no TC apart: committed reads, independent writes, scans; and their sessions.
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{Incarnation, PartitionId, TransactionId},
+    limits::{CLIENT_LINK_BYTES_MAX, SCAN_BATCH_BYTES},
+    links::LinkId,
+    message::{self, IndependentWrite, Kind, Outcome, ScanConf, ScanReq},
+    operation::{LockMode, OperationKind, OperationRef},
+    wire::{Malformed, Reader, Writer},
+};
+use twofold_storage::{
+    evaluate::{CurrentRow, evaluate},
+    fragment::row_tag,
+    lock::LockKey,
+    store::{ScanLimit, ScanStep},
+};
+
+use super::{Peer, Worker, query::Origin};
+
+/// Requests and transactions that a worker has open at once; more get a temporary error.
+const OPEN_MAX: usize = 200_000;
+/// Rows that a step of a scan looks at, so that a filter that lets nothing through does not hold the worker up.
+const SCAN_VISITED_MAX: u32 = 4096;
+
+/// A request that waits for write sets of transactions that may be committed already.
+#[derive(Debug)]
+pub(super) struct Observer {
+    client: LinkId,
+    kind: Kind,
+    body: Vec<u8>,
+    /// For a scan: the partition, and how many write sets are yet to be decided.
+    left: usize,
+}
+
+impl Worker {
+    pub(super) fn on_client_message(
+        &mut self,
+        client: LinkId,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), Malformed> {
+        match kind {
+            Kind::ReadReq => self.on_read(client, body),
+            Kind::WriteReq => self.on_write(client, body),
+            Kind::TransactionReq => self.on_transaction(client, body),
+            Kind::ScanReq => self.on_scan(client, body),
+            Kind::StatusReq => self.on_status(client, &message::control(body)?),
+            Kind::MarkOrd => {
+                let mark = Reader::new(body, "MarkOrd").u64()?;
+                self.outcomes.mark(self.session(client), mark);
+                Ok(())
+            }
+            Kind::SessionEndOrd => {
+                self.drop_client(client);
+                Ok(())
+            }
+            _ => Err(Malformed("message of a client")),
+        }
+    }
+
+    pub(super) fn session(&self, client: LinkId) -> Incarnation {
+        match self.peers.get(&client) {
+            Some(Peer::Client(client)) => client.session,
+            _ => Incarnation::default(),
+        }
+    }
+
+    /// Whether more can be taken on, and the client takes its answers, so that more can be kept for it.
+    pub(super) fn check_load(&self, client: LinkId) -> Result<(), Error> {
+        let kept = self.links.get(client).map_or(0, |link| link.kept_bytes());
+        let open = self.locals.len() + self.observers.len() + self.coordinated.len();
+        if open > OPEN_MAX {
+            return Err(Error::new(
+                ErrorCode::Overloaded,
+                format!("{open} requests are open on node {}", self.own.node),
+            ));
+        }
+        if kept <= CLIENT_LINK_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::Overloaded, format!("the client has not read {kept} bytes of answers")))
+    }
+
+    fn on_read(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "ReadReq");
+        let request = reader.u32()?;
+        let operation = OperationRef::parse(&mut reader)?;
+        reader.finish()?;
+        if operation.kind != OperationKind::Read || operation.lock != LockMode::None {
+            return Err(Malformed("ReadReq"));
+        }
+        if let Err(error) = self.read(client, request, &operation, body) {
+            self.refuse_operation(client, request, &error);
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        client: LinkId,
+        request: u32,
+        operation: &OperationRef<'_>,
+        body: &[u8],
+    ) -> Result<(), Error> {
+        let partition = operation.hash.partition(self.config.partitions);
+        self.check_serving(partition)?;
+        self.check_load(client)?;
+        let schema = self.schema(operation.table, operation.schema_version)?;
+        let tag = row_tag(&schema, &operation.hash, operation.key);
+        let key = LockKey { table: operation.table, partition, tag, key: operation.key };
+        #[cfg(feature = "mutations")]
+        let waits = !self.mutated(crate::mutation::Mutation::ReadThroughPrepared);
+        #[cfg(not(feature = "mutations"))]
+        let waits = true;
+        if waits
+            && let Some(lock) = self.locks.find(&key)
+            && let Some((owner, true)) = self.locks.exclusive(lock)
+            && self.may_be_committed(owner, partition)
+        {
+            let ticket = self.observe(client, Kind::ReadReq, body, 1);
+            self.locks.observe(lock, ticket);
+            return Ok(());
+        }
+        self.counters.reads += 1;
+        let row = self.store.row(operation.table, partition, tag, operation.key);
+        let current = row.map(|row| CurrentRow::stored(&schema, row));
+        let Some(link) = self.links.get_mut(client) else { return Ok(()) };
+        let (time, scratch) = (self.time, &mut self.scratch);
+        link.send(Kind::OperationConf as u8, 0, |out| {
+            out.put_u32(request);
+            // A refusal is in the result.
+            let _ = evaluate(&schema, operation, current.as_ref(), time, scratch, out);
+        });
+        Ok(())
+    }
+
+    /// Whether a prepared transaction's client may have heard «committed» already: it has participants whose
+    /// decision may be further than ours.
+    fn may_be_committed(&self, owner: u32, partition: PartitionId) -> bool {
+        let local = self.locals.get(owner).expect("holders exist");
+        let write_set = local.partitions.iter().find(|local| local.partition == partition);
+        let write_set = write_set.and_then(|local| self.write_sets.get(local.write_set?));
+        write_set.is_some_and(|write_set| write_set.participants.len() > 1)
+    }
+
+    fn observe(&mut self, client: LinkId, kind: Kind, body: &[u8], left: usize) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.observers.insert(ticket, Observer { client, kind, body: body.to_vec(), left });
+        ticket
+    }
+
+    /// What an observer waited for has happened, once.
+    pub(super) fn on_observed(&mut self, ticket: u64) {
+        let Some(observer) = self.observers.get_mut(&ticket) else { return };
+        observer.left -= 1;
+        if observer.left > 0 {
+            return;
+        }
+        let observer = self.observers.remove(&ticket).expect("just seen");
+        if self.links.get(observer.client).is_some() {
+            let handled = match observer.kind {
+                Kind::ReadReq => self.on_read(observer.client, &observer.body),
+                _ => self.scan_now(observer.client, &observer.body),
+            };
+            handled.expect("it was read once");
+        }
+    }
+
+    fn on_write(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "WriteReq");
+        let IndependentWrite { request, number, timestamp, commit_number } =
+            IndependentWrite::parse(&mut reader)?;
+        let bytes = reader.rest();
+        let operation = OperationRef::parse(&mut reader)?;
+        reader.finish()?;
+        if !operation.writes() {
+            return Err(Malformed("WriteReq"));
+        }
+        let partition = operation.hash.partition(self.config.partitions);
+        if let Err(error) = self.check_serving(partition).and_then(|()| self.check_load(client)) {
+            self.refuse_operation(client, request, &error);
+            return Ok(());
+        }
+        self.counters.writes += 1;
+        let id = TransactionId { session: self.session(client), number };
+        let slot = self.begin_local(id, timestamp, Origin::Independent { client, request, commit_number });
+        self.locals.get_mut(slot).expect("just begun").count_operation(partition);
+        self.execute_independent(slot, bytes);
+        Ok(())
+    }
+
+    /// An independent operation has run: prepares what it writes, or answers at once if that is nothing.
+    pub(super) fn independent_done(&mut self, slot: u32, result: &[u8]) {
+        let local = self.locals.get_mut(slot).expect("it has run");
+        let commit_number = match local.origin {
+            Origin::Independent { client, request, commit_number } => {
+                if local.writes.is_empty() {
+                    self.answer_operation(client, request, result);
+                }
+                commit_number
+            }
+            _ => 0,
+        };
+        let local = self.locals.get_mut(slot).expect("it has run");
+        if local.writes.is_empty() {
+            return self.end_local(slot);
+        }
+        // The result waits beside the pending version until the decision.
+        local.result.clear();
+        local.result.extend_from_slice(result);
+        let partition = local.partitions[0];
+        let participant =
+            message::Participant { partition: partition.partition, operations: partition.operations };
+        let (coordinator, epoch) = (self.coordinator_here(), self.epoch);
+        self.prepare_partition(slot, partition.partition, commit_number, coordinator, epoch, &[participant]);
+    }
+
+    /// Tells the client of an independent write that was decided.
+    pub(super) fn independent_decided(&mut self, slot: u32, outcome: Outcome) {
+        let local = self.locals.get_mut(slot).expect("it was prepared");
+        if let Origin::Independent { client, request, .. } = local.origin {
+            let result = std::mem::take(&mut local.result);
+            match outcome {
+                Outcome::Committed(_) => {
+                    self.counters.commits += 1;
+                    self.answer_operation(client, request, &result);
+                }
+                Outcome::Aborted => {
+                    self.counters.aborts += 1;
+                    let text = format!("node {} is no primary of the row any more", self.own.node);
+                    self.refuse_operation(client, request, &Error::new(ErrorCode::PrimaryChanged, text));
+                }
+            }
+            if let Some(local) = self.locals.get_mut(slot) {
+                local.result = result;
+            }
+        }
+    }
+
+    pub(super) fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
+        if let Some(link) = self.links.get_mut(client) {
+            link.send(Kind::OperationConf as u8, 0, |out| {
+                out.put_u32(request);
+                out.put(result);
+            });
+        }
+    }
+
+    /// A step of a scan. It waits for the write sets that are open now and may be committed already.
+    fn on_scan(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let scan = ScanReq::parse(body)?;
+        let (request, partition) = (scan.request, scan.partition);
+        if let Err(error) = self.check_serving(partition).and_then(|()| self.check_load(client)) {
+            self.refuse_operation(client, request, &error);
+            return Ok(());
+        }
+        let uncertain: Vec<u32> = self.partitions[usize::from(partition.0)]
+            .open
+            .iter()
+            .copied()
+            .filter(|&slot| {
+                self.write_sets.get(slot).is_some_and(|write_set| write_set.participants.len() > 1)
+            })
+            .collect();
+        if uncertain.is_empty() {
+            return self.scan_now(client, body);
+        }
+        let ticket = self.observe(client, Kind::ScanReq, body, uncertain.len());
+        for slot in uncertain {
+            self.write_sets.get_mut(slot).expect("open").observers.push(ticket);
+        }
+        Ok(())
+    }
+
+    fn scan_now(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let scan = ScanReq::parse(body)?;
+        let checked =
+            self.check_serving(scan.partition).and_then(|()| self.schema(scan.table, scan.schema_version));
+        let schema = match checked {
+            Ok(schema) => schema,
+            Err(error) => {
+                self.refuse_operation(client, scan.request, &error);
+                return Ok(());
+            }
+        };
+        self.counters.scans += 1;
+        let limit = ScanLimit {
+            rows: if scan.rows == 0 { u32::MAX } else { scan.rows },
+            bytes: SCAN_BATCH_BYTES,
+            visited: SCAN_VISITED_MAX,
+        };
+        let (store, time) = (&self.store, self.time);
+        let Some(link) = self.links.get_mut(client) else { return Ok(()) };
+        let mut rows = std::mem::take(&mut self.scratch);
+        rows.clear();
+        let step = ScanStep { partition: scan.partition, cursor: scan.cursor, program: scan.program, limit };
+        match store.scan(&schema, &step, time, &mut rows) {
+            Ok((cursor, count)) => {
+                let conf = ScanConf { request: scan.request, cursor, rows: count };
+                link.send(Kind::ScanConf as u8, 0, |out| {
+                    conf.encode(out);
+                    out.put(&rows);
+                });
+            }
+            Err(refusal) => {
+                let text = format!("{refusal} in the scan's filter or projection");
+                self.refuse_operation(client, scan.request, &Error::new(ErrorCode::BadValue, text));
+            }
+        }
+        self.scratch = rows;
+        Ok(())
+    }
+
+    /// Ends what a session has open, but for what is prepared.
+    pub(super) fn abort_session(&mut self, session: Incarnation) {
+        let first = TransactionId { session, number: 0 };
+        let last = TransactionId { session, number: u64::MAX };
+        let open: Vec<TransactionId> = self.coordinated.range(first..=last).map(|(id, _)| *id).collect();
+        for id in open {
+            self.abandon(id);
+        }
+    }
+}

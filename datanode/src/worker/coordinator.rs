@@ -1,0 +1,650 @@
+//! The TC: drives transactions that clients began here. Statements go to the primaries, then Prepare, then the decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{Endpoint, Epoch, PartitionId, TransactionId},
+    limits::REQUEST_OPERATIONS_MAX,
+    links::LinkId,
+    message::{
+        BEGIN, COMMIT, DecideConf, DecideReq, ExecuteConf, ExecuteRef, ExecuteReq, Kind, Outcome,
+        Participant, PrepareConf, PrepareRef, PrepareReq, ROLLBACK, SERIALIZABLE, TransactionConf,
+        TransactionRef, TransactionReq, TransactionState, UNDO, UndoOrd, WoundOrd, WriteSetHeader,
+        put_control,
+    },
+    operation::OperationRef,
+    time::{Duration, Time},
+    wire::{Malformed, Reader, Writer},
+};
+
+use super::{
+    Peer, Task, Worker,
+    query::{Origin, lock_mode, parse_results},
+};
+
+/// A participant, as its TC sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Part {
+    operations: u32,
+    /// The primary that the TC deals with.
+    endpoint: Endpoint,
+    /// Prepared there, with this stamp.
+    stamp: Option<Epoch>,
+    /// It knows the decision, and its replicas too.
+    knows: bool,
+}
+
+/// How far a transaction is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Between statements, or in one.
+    Executing,
+    /// Prepare was sent: only a participant's refusal aborts now.
+    Preparing,
+    /// All is decided; participants are being told.
+    Decided(Outcome),
+}
+
+/// A statement under way.
+#[derive(Debug)]
+struct Statement {
+    /// The client's request.
+    request: u32,
+    number: u32,
+    commit: bool,
+    begins: bool,
+    /// Workers that have not answered.
+    waits: BTreeSet<Endpoint>,
+    /// By operation.
+    results: Vec<Option<Vec<u8>>>,
+    failure: Option<ExecuteRef>,
+}
+
+/// A client that waits for a commit.
+#[derive(Debug)]
+enum Committing {
+    Transaction {
+        request: u32,
+        results: Vec<Option<Vec<u8>>>,
+    },
+    /// An independent write whose partition was handed over meanwhile.
+    Operation {
+        request: u32,
+        result: Vec<u8>,
+    },
+}
+
+/// A transaction that is coordinated here.
+#[derive(Debug)]
+pub(super) struct Coordinated {
+    client: LinkId,
+    timestamp: u64,
+    serializable: bool,
+    stage: Stage,
+    /// By partition: those in which it holds locks, as far as the TC knows.
+    parts: BTreeMap<PartitionId, Part>,
+    /// Workers that ran something for it, locks or not.
+    workers: BTreeSet<Endpoint>,
+    statement: Option<Statement>,
+    wrote: bool,
+    /// The request that asked for the commit, not answered yet.
+    committing: Option<Committing>,
+    commit_number: u64,
+    /// The epoch in which Prepare was sent.
+    prepared: Epoch,
+    last_used: Time,
+}
+
+impl Worker {
+    /// A statement, a commit or a rollback (`TransactionReq`).
+    pub(super) fn on_transaction(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "TransactionReq");
+        let request = TransactionReq::parse(&mut reader)?;
+        let operations = reader.rest();
+        let id = TransactionId { session: self.session(client), number: request.number };
+        self.counters.statements += 1;
+        let now = self.now;
+        if request.has(BEGIN) && !self.coordinated.contains_key(&id) {
+            if let Err(error) = self.check_load(client) {
+                self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
+                return Ok(());
+            }
+            let coordinated = Coordinated {
+                client,
+                timestamp: request.timestamp,
+                serializable: request.has(SERIALIZABLE),
+                stage: Stage::Executing,
+                parts: BTreeMap::new(),
+                workers: BTreeSet::new(),
+                statement: None,
+                wrote: false,
+                committing: None,
+                commit_number: 0,
+                prepared: Epoch::default(),
+                last_used: now,
+            };
+            self.coordinated.insert(id, coordinated);
+        }
+        let Some(coordinated) = self.coordinated.get_mut(&id) else {
+            let unknown =
+                || Error::new(ErrorCode::NoSuchTransaction, format!("transaction {} is not open", id.number));
+            let error = self.failed.remove(&id).map_or_else(unknown, |(_, error)| error);
+            self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
+            return Ok(());
+        };
+        if coordinated.stage != Stage::Executing || coordinated.statement.is_some() {
+            return Err(Malformed("TransactionReq: the transaction is busy with another request"));
+        }
+        coordinated.last_used = now;
+        if request.has(ROLLBACK) {
+            self.abandon(id);
+            let conf = TransactionConf {
+                request: request.request,
+                state: TransactionState::Aborted,
+                epoch: self.epoch,
+                results: 0,
+            };
+            self.answer_transaction(client, &conf, &[]);
+            return Ok(());
+        }
+        if request.has(UNDO) {
+            let workers = coordinated.workers.clone();
+            let undo = UndoOrd { transaction: id, statement: request.statement };
+            for worker in workers {
+                self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(undo));
+            }
+        }
+        if request.has(COMMIT) {
+            let coordinated = self.coordinated.get_mut(&id).expect("checked above");
+            coordinated.commit_number = request.commit_number;
+        }
+        self.begin_statement(id, &request, operations)
+    }
+
+    fn begin_statement(
+        &mut self,
+        id: TransactionId,
+        request: &TransactionReq,
+        operations: &[u8],
+    ) -> Result<(), Malformed> {
+        let mut parts: BTreeMap<Endpoint, (u16, Vec<u8>)> = BTreeMap::new();
+        let mut reader = Reader::new(operations, "operations");
+        let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
+        if usize::from(request.operations) > REQUEST_OPERATIONS_MAX {
+            return Err(Malformed("TransactionReq: too many operations"));
+        }
+        let mut lost = None;
+        for index in 0..request.operations {
+            let before = reader.rest();
+            let operation = OperationRef::parse(&mut reader)?;
+            let bytes = &before[..before.len() - reader.rest().len()];
+            let partition = operation.hash.partition(self.config.partitions);
+            let Some(primary) = self.map.primary(partition) else {
+                lost = Some(partition);
+                continue;
+            };
+            let (count, buffer) = parts.entry(primary).or_default();
+            *count += 1;
+            buffer.put_u16(index);
+            buffer.put(bytes);
+            coordinated.wrote |= operation.writes();
+            if lock_mode(&operation, coordinated.serializable).is_some() {
+                let fresh = Part { operations: 0, endpoint: primary, stamp: None, knows: false };
+                let part = coordinated.parts.entry(partition).or_insert(fresh);
+                part.operations += 1;
+            }
+        }
+        reader.finish()?;
+        if let Some(partition) = lost {
+            let client = coordinated.client;
+            self.abandon(id);
+            let error = Error::new(
+                ErrorCode::NotServing,
+                format!("partition {partition} has no node that serves it"),
+            );
+            self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
+            return Ok(());
+        }
+        coordinated.workers.extend(parts.keys());
+        coordinated.statement = Some(Statement {
+            request: request.request,
+            number: request.statement,
+            commit: request.has(COMMIT),
+            begins: request.has(BEGIN),
+            waits: parts.keys().copied().collect(),
+            results: vec![None; usize::from(request.operations)],
+            failure: None,
+        });
+        let (timestamp, flags) =
+            (coordinated.timestamp, if coordinated.serializable { SERIALIZABLE } else { 0 });
+        for (worker, (count, operations)) in parts {
+            let request = ExecuteReq {
+                transaction: id,
+                timestamp,
+                statement: request.statement,
+                flags,
+                operations: count,
+            };
+            if worker == self.own {
+                self.tasks.push_back(Task::Execute { request, operations });
+            } else if let Some(link) = self.data_links.get(&worker).and_then(|&link| self.links.get_mut(link))
+            {
+                link.send(Kind::ExecuteReq as u8, 0, |out| {
+                    request.encode(out);
+                    out.put(&operations);
+                });
+            }
+        }
+        self.statement_answered(id);
+        Ok(())
+    }
+
+    /// A worker has run its part (`ExecuteConf`).
+    pub(super) fn on_execute_conf(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "ExecuteConf");
+        let conf = ExecuteConf::parse(&mut reader)?;
+        let results = parse_results(reader.rest())?;
+        self.on_executed(sender, conf.transaction, conf.statement, results);
+        Ok(())
+    }
+
+    pub(super) fn on_executed(
+        &mut self,
+        sender: Endpoint,
+        id: TransactionId,
+        number: u32,
+        results: Vec<(u16, Vec<u8>)>,
+    ) {
+        let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
+        let Some(statement) = coordinated.statement.as_mut().filter(|statement| statement.number == number)
+        else {
+            return;
+        };
+        for (index, result) in results {
+            if let Some(place) = statement.results.get_mut(usize::from(index)) {
+                *place = Some(result);
+            }
+        }
+        statement.waits.remove(&sender);
+        self.statement_answered(id);
+    }
+
+    /// A worker could not run its part (`ExecuteRef`).
+    pub(super) fn on_execute_ref(&mut self, sender: Endpoint, failure: ExecuteRef) {
+        let id = failure.transaction;
+        let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
+        let statement =
+            coordinated.statement.as_mut().filter(|statement| statement.number == failure.statement);
+        let Some(statement) = statement else { return };
+        // The failure that ends the transaction counts most, then the first.
+        if statement.failure.as_ref().is_none_or(|other| other.open && !failure.open) {
+            statement.failure = Some(failure);
+        }
+        statement.waits.remove(&sender);
+        self.statement_answered(id);
+    }
+
+    /// Goes on if all workers have answered.
+    fn statement_answered(&mut self, id: TransactionId) {
+        let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
+        let Some(statement) = coordinated.statement.take_if(|statement| statement.waits.is_empty()) else {
+            return;
+        };
+        let client = coordinated.client;
+        if let Some(failure) = statement.failure {
+            let whole = !failure.open || (statement.begins && statement.commit);
+            if whole {
+                self.abandon(id);
+            } else {
+                let undo = UndoOrd { transaction: id, statement: statement.number };
+                for worker in coordinated.workers.clone() {
+                    self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(undo));
+                }
+            }
+            let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
+            return self.refuse_transaction(
+                client,
+                statement.request,
+                state,
+                failure.operation,
+                failure.error,
+            );
+        }
+        if statement.commit {
+            let Statement { request, results, .. } = statement;
+            coordinated.committing = Some(Committing::Transaction { request, results });
+            return self.prepare_all(id);
+        }
+        let conf = TransactionConf {
+            request: statement.request,
+            state: TransactionState::Open,
+            epoch: self.epoch,
+            results: statement.results.len() as u16,
+        };
+        self.answer_transaction(client, &conf, &statement.results);
+    }
+
+    /// The partition of an independent write that is prepared is handed over: from here on this worker is its TC as
+    /// that of any other transaction, and asks the new primary.
+    pub(super) fn coordinate_independent(&mut self, local: u32, header: &WriteSetHeader) {
+        let local = self.locals.get_mut(local).expect("it is prepared");
+        let (client, committing) = match local.origin {
+            Origin::Independent { client, request, .. } => {
+                let result = std::mem::take(&mut local.result);
+                (client, Some(Committing::Operation { request, result }))
+            }
+            _ => (LinkId::NONE, None),
+        };
+        let part = Part { operations: 1, endpoint: self.own, stamp: None, knows: false };
+        let coordinated = Coordinated {
+            client,
+            timestamp: local.age().0,
+            serializable: false,
+            stage: Stage::Preparing,
+            parts: BTreeMap::from([(header.partition, part)]),
+            workers: BTreeSet::new(),
+            statement: None,
+            wrote: true,
+            committing,
+            commit_number: header.commit_number,
+            prepared: header.prepared,
+            last_used: self.now,
+        };
+        *self.open_epochs.entry(header.prepared).or_default() += 1;
+        self.coordinated.insert(header.transaction, coordinated);
+    }
+
+    /// Asks all participants to prepare.
+    fn prepare_all(&mut self, id: TransactionId) {
+        let coordinated = self.coordinated.get_mut(&id).expect("it commits");
+        coordinated.stage = Stage::Preparing;
+        coordinated.prepared = self.epoch;
+        *self.open_epochs.entry(self.epoch).or_default() += 1;
+        if coordinated.parts.is_empty() {
+            return self.conclude(id, Outcome::Committed(self.epoch));
+        }
+        let partitions = coordinated.parts.keys().copied().collect();
+        self.send_prepare(id, partitions);
+    }
+
+    fn send_prepare(&mut self, id: TransactionId, partitions: BTreeSet<PartitionId>) {
+        let coordinated = &self.coordinated[&id];
+        let participants: Vec<Participant> = coordinated
+            .parts
+            .iter()
+            .map(|(&partition, part)| Participant { partition, operations: part.operations })
+            .collect();
+        let (commit_number, read_only, epoch) =
+            (coordinated.commit_number, !coordinated.wrote, coordinated.prepared);
+        for (worker, partitions) in self.by_worker(id, partitions) {
+            let request = PrepareReq {
+                transaction: id,
+                commit_number,
+                read_only,
+                epoch,
+                participants: participants.clone(),
+                partitions,
+            };
+            if worker == self.own {
+                self.tasks.push_back(Task::Prepare(request));
+            } else if let Some(&link) = self.data_links.get(&worker) {
+                self.send_control(link, Kind::PrepareReq, &request);
+            }
+        }
+    }
+
+    fn by_worker(
+        &self,
+        id: TransactionId,
+        partitions: BTreeSet<PartitionId>,
+    ) -> BTreeMap<Endpoint, Vec<PartitionId>> {
+        let parts = &self.coordinated[&id].parts;
+        let mut workers: BTreeMap<Endpoint, Vec<PartitionId>> = BTreeMap::new();
+        for partition in partitions {
+            workers.entry(parts[&partition].endpoint).or_default().push(partition);
+        }
+        workers
+    }
+
+    /// A participant is prepared (`PrepareConf`). `sender`: `None` is this worker.
+    pub(super) fn on_prepare_conf(&mut self, sender: Option<Endpoint>, conf: PrepareConf) {
+        let sender = sender.unwrap_or(self.own);
+        let Some(coordinated) = self.coordinated.get_mut(&conf.transaction) else { return };
+        let Some(part) = coordinated.parts.get_mut(&conf.partition) else { return };
+        #[cfg(feature = "mutations")]
+        let any_primary = self.mutation == Some(crate::mutation::Mutation::CountDeposedPrimary);
+        #[cfg(not(feature = "mutations"))]
+        let any_primary = false;
+        // A primary that the newest view deposed does not count.
+        if coordinated.stage != Stage::Preparing || (part.endpoint != sender && !any_primary) {
+            return;
+        }
+        part.stamp = Some(conf.stamp);
+        let stamps = coordinated.parts.values().map(|part| part.stamp);
+        if let Some(epoch) =
+            stamps.collect::<Option<Vec<Epoch>>>().and_then(|stamps| stamps.into_iter().max())
+        {
+            self.conclude(conf.transaction, Outcome::Committed(epoch));
+        }
+    }
+
+    /// A participant refuses (`PrepareRef`).
+    pub(super) fn on_prepare_ref(&mut self, sender: Option<Endpoint>, refusal: PrepareRef) {
+        let sender = sender.unwrap_or(self.own);
+        let id = refusal.transaction;
+        let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
+        let part = coordinated.parts.get(&refusal.partition);
+        if coordinated.stage != Stage::Preparing || part.is_none_or(|part| part.endpoint != sender) {
+            return;
+        }
+        let client = coordinated.client;
+        match coordinated.committing.take() {
+            Some(Committing::Transaction { request, .. }) => {
+                self.refuse_transaction(client, request, TransactionState::Aborted, None, refusal.error);
+            }
+            Some(Committing::Operation { request, .. }) => {
+                self.refuse_operation(client, request, &refusal.error)
+            }
+            None => {}
+        }
+        self.conclude(id, Outcome::Aborted);
+    }
+
+    /// The outcome is known: tells the client, then the participants.
+    fn conclude(&mut self, id: TransactionId, outcome: Outcome) {
+        let coordinated = self.coordinated.get_mut(&id).expect("it was prepared");
+        coordinated.stage = Stage::Decided(outcome);
+        let (client, committing) = (coordinated.client, coordinated.committing.take());
+        let (read_only, parts) =
+            (!coordinated.wrote, coordinated.parts.keys().copied().collect::<BTreeSet<_>>());
+        match outcome {
+            Outcome::Committed(epoch) => {
+                self.counters.commits += 1;
+                match committing {
+                    Some(Committing::Transaction { request, results }) => {
+                        let state = TransactionState::Committed;
+                        let conf = TransactionConf { request, state, epoch, results: results.len() as u16 };
+                        self.answer_transaction(client, &conf, &results);
+                    }
+                    Some(Committing::Operation { request, result }) => {
+                        self.answer_operation(client, request, &result)
+                    }
+                    None => {}
+                }
+                if read_only {
+                    // Participants let go when they confirmed, and keep nothing that could be asked for.
+                    return self.finish(id);
+                }
+            }
+            Outcome::Aborted => self.counters.aborts += 1,
+        }
+        self.send_decision(id, outcome, parts);
+    }
+
+    fn send_decision(&mut self, id: TransactionId, outcome: Outcome, partitions: BTreeSet<PartitionId>) {
+        for (worker, partitions) in self.by_worker(id, partitions) {
+            let request = DecideReq { transaction: id, outcome, partitions };
+            if worker == self.own {
+                self.tasks.push_back(Task::Decide(request));
+            } else if let Some(&link) = self.data_links.get(&worker) {
+                self.send_control(link, Kind::DecideReq, &request);
+            }
+        }
+    }
+
+    /// A participant and its replicas know the decision (`DecideConf`).
+    pub(super) fn on_decide_conf(&mut self, conf: DecideConf) {
+        let Some(coordinated) = self.coordinated.get_mut(&conf.transaction) else { return };
+        if !matches!(coordinated.stage, Stage::Decided(_)) {
+            return;
+        }
+        if let Some(part) = coordinated.parts.get_mut(&conf.partition) {
+            part.knows = true;
+        }
+        if coordinated.parts.values().all(|part| part.knows) {
+            self.finish(conf.transaction);
+        }
+    }
+
+    /// Everybody knows: forgets the transaction.
+    fn finish(&mut self, id: TransactionId) {
+        let coordinated = self.coordinated.remove(&id).expect("it was decided");
+        self.less_open(coordinated.prepared);
+    }
+
+    /// What was decided, of a transaction that is not forgotten yet.
+    pub(super) fn coordinated_outcome(&self, id: TransactionId) -> Option<Outcome> {
+        match self.coordinated.get(&id)?.stage {
+            Stage::Decided(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// A participant has taken the locks away for an older transaction (`WoundOrd`), or has lost them otherwise.
+    pub(super) fn on_wounded(&mut self, wound: WoundOrd) {
+        self.fail_coordinated(wound.transaction, wound.error);
+    }
+
+    /// Ends a transaction that is not in Prepare, and tells its client at once if it waits, else with its next request.
+    pub(super) fn fail_coordinated(&mut self, id: TransactionId, error: Error) {
+        let Some(coordinated) = self.coordinated.get(&id) else { return };
+        if coordinated.stage != Stage::Executing {
+            // The participant refuses Prepare, or has been told the decision.
+            return;
+        }
+        let (client, waiting) = (coordinated.client, coordinated.statement.as_ref().map(|s| s.request));
+        self.abandon(id);
+        if let Some(request) = waiting {
+            self.refuse_transaction(client, request, TransactionState::Aborted, None, error);
+        } else {
+            self.failed.insert(id, (self.now, error));
+        }
+    }
+
+    /// Ends a transaction that is not in Prepare.
+    pub(super) fn abandon(&mut self, id: TransactionId) {
+        let Some(coordinated) = self.coordinated.get(&id) else { return };
+        if coordinated.stage != Stage::Executing {
+            return;
+        }
+        self.counters.aborts += 1;
+        let coordinated = self.coordinated.remove(&id).expect("just seen");
+        for worker in coordinated.workers {
+            self.tell_worker(worker, Kind::EndOrd, &id, Task::End(id));
+        }
+    }
+
+    fn tell_worker<T: serde::Serialize>(&mut self, worker: Endpoint, kind: Kind, value: &T, task: Task) {
+        if worker == self.own {
+            self.tasks.push_back(task);
+        } else if let Some(&link) = self.data_links.get(&worker) {
+            self.send_control(link, kind, value);
+        }
+    }
+
+    /// A view has changed primaries: what is under way goes on with the new ones, or fails.
+    pub(super) fn redirect_coordinated(
+        &mut self,
+        changed: &BTreeSet<PartitionId>,
+        gone: &BTreeSet<Endpoint>,
+    ) {
+        let ids: Vec<TransactionId> = self.coordinated.keys().copied().collect();
+        for id in ids {
+            let coordinated = self.coordinated.get_mut(&id).expect("listed");
+            let map = &self.map;
+            let mut moved = BTreeSet::new();
+            for (&partition, part) in &mut coordinated.parts {
+                let Some(primary) = map.primary(partition) else { continue };
+                if changed.contains(&partition) {
+                    part.endpoint = primary;
+                    part.stamp = None;
+                    moved.insert(partition);
+                }
+            }
+            match coordinated.stage {
+                Stage::Executing => {
+                    let statement = coordinated.statement.as_ref();
+                    let waits = statement.is_some_and(|statement| !statement.waits.is_disjoint(gone));
+                    let used = coordinated.workers.intersection(gone).next().is_some();
+                    if !moved.is_empty() || waits || used {
+                        let text = "a node that the transaction used has left or handed over";
+                        self.fail_coordinated(id, Error::new(ErrorCode::PrimaryChanged, text));
+                    }
+                }
+                Stage::Preparing => self.send_prepare(id, moved),
+                Stage::Decided(outcome) => {
+                    moved.retain(|partition| !coordinated.parts[partition].knows);
+                    self.send_decision(id, outcome, moved);
+                }
+            }
+        }
+    }
+
+    /// Ends transactions that their clients have forgotten.
+    pub(super) fn end_idle_transactions(&mut self) {
+        let limit = Duration::from_millis(self.config.idle_transaction_ms.into());
+        let now = self.now;
+        let idle: Vec<TransactionId> = self
+            .coordinated
+            .iter()
+            .filter(|(_, transaction)| {
+                transaction.stage == Stage::Executing && transaction.statement.is_none()
+            })
+            .filter(|(_, transaction)| now.since(transaction.last_used) > limit)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            let text =
+                format!("the transaction was idle for more than {} ms", self.config.idle_transaction_ms);
+            self.fail_coordinated(id, Error::new(ErrorCode::NoSuchTransaction, text));
+        }
+        self.failed.retain(|_, (since, _)| now.since(*since) <= limit);
+    }
+
+    fn answer_transaction(&mut self, client: LinkId, conf: &TransactionConf, results: &[Option<Vec<u8>>]) {
+        let Some(link) = self.links.get_mut(client) else { return };
+        link.send(Kind::TransactionConf as u8, 0, |out| {
+            conf.encode(out);
+            for result in results {
+                out.put_block(result.as_deref().unwrap_or(&[]));
+            }
+        });
+    }
+
+    fn refuse_transaction(
+        &mut self,
+        client: LinkId,
+        request: u32,
+        state: TransactionState,
+        operation: Option<u16>,
+        error: Error,
+    ) {
+        let refusal = TransactionRef { request, state, operation, error };
+        if matches!(self.peers.get(&client), Some(Peer::Client(_)))
+            && let Some(link) = self.links.get_mut(client)
+        {
+            link.send(Kind::TransactionRef as u8, 0, |out| put_control(out, &refusal));
+        }
+    }
+}

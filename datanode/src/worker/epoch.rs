@@ -1,0 +1,189 @@
+//! What a worker is done with, and what it does at every tick: the president's word comes each `epoch_ms`.
+
+use twofold_proto::{
+    ids::{Epoch, PartitionId, TableId, TransactionId, ViewNumber},
+    links::LinkId,
+    time::{ClusterTime, Duration},
+};
+use twofold_storage::{
+    lock::{Acquired, LockKey, Mode},
+    store::Expired,
+};
+
+use super::{Peer, Worker, query::Origin, waits::Action};
+use crate::local::Word;
+
+/// How long a client may be without a connection before its session ends here.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows looked at for expiry at each tick, and how many of them are freed at most.
+const PURGE_ROWS: u32 = 512;
+
+/// The newest epoch that is being marked: all of it is decided, and the replicas are yet to confirm.
+#[derive(Debug, Default)]
+pub(super) struct Marker {
+    pending: Option<Epoch>,
+    done: Epoch,
+}
+
+impl Marker {
+    /// Under a new view all is to be shown anew.
+    pub fn reset(&mut self) {
+        *self = Marker::default();
+    }
+}
+
+/// Where the search for expired rows goes on.
+#[derive(Debug, Default)]
+pub(super) struct Purge {
+    partition: u16,
+    table: TableId,
+    cursor: u64,
+    number: u64,
+}
+
+impl Worker {
+    /// The president's word, passed on by the node.
+    pub(super) fn on_epoch(&mut self, epoch: Epoch, complete: Epoch, time: ClusterTime) {
+        self.epoch = self.epoch.max(epoch);
+        self.time = self.time.max(time);
+        if complete > self.complete {
+            assert!(complete < self.epoch, "epoch {complete:?} is complete in {:?}", self.epoch);
+            self.complete = complete;
+        }
+        self.outcomes.complete(self.complete, self.now);
+        self.on_timer();
+        self.end_idle_transactions();
+        self.drop_lost_clients();
+        self.purge_expired();
+        for link in self.copies.iter().map(|copy| copy.link).collect::<Vec<_>>() {
+            self.continue_copies(link);
+        }
+        self.continue_marker();
+        self.seal_all = true;
+    }
+
+    pub(super) fn on_timer(&mut self) {
+        self.time_out_lock_waits();
+        self.run_tasks();
+    }
+
+    /// Looks which epochs all is decided of here, and has the replicas confirm that they know.
+    fn continue_marker(&mut self) {
+        if self.state.is_none() || self.marker.pending.is_some() || self.is_taking_over() {
+            return;
+        }
+        let open = self.open_epochs.first_key_value().map(|(epoch, _)| *epoch);
+        let decided = open.map_or(self.epoch, |open| open.min(self.epoch)).previous();
+        if decided <= self.marker.done {
+            return;
+        }
+        self.marker.pending = Some(decided);
+        let links: Vec<LinkId> = self.data_links.values().copied().collect();
+        let positions: Vec<(LinkId, u64)> =
+            links.iter().filter_map(|&link| Some((link, self.links.get(link)?.position()))).collect();
+        for link in links {
+            if let Some(link) = self.links.get_mut(link)
+                && link.acknowledged() < link.position()
+            {
+                link.want_acknowledgement();
+            }
+        }
+        let action = Action::Marked { view: self.view.number, epoch: decided };
+        let links = &self.links;
+        let unconfirmed = positions
+            .into_iter()
+            .filter(|&(link, position)| links.get(link).is_some_and(|link| link.acknowledged() < position));
+        self.waits.add(unconfirmed, action, &mut self.tasks);
+    }
+
+    /// Whether the view's takeovers are not done here yet.
+    fn is_taking_over(&self) -> bool {
+        let own = Some(self.own);
+        self.partitions.iter().any(|partition| partition.primary == own && !partition.serving)
+            || self.write_sets.iter().any(|(_, write_set)| write_set.doubt.is_some())
+    }
+
+    pub(super) fn on_marked(&mut self, view: ViewNumber, epoch: Epoch) {
+        if view == self.view.number && self.marker.pending == Some(epoch) {
+            self.marker = Marker { pending: None, done: epoch };
+            self.tell_node(Word::Done(view, epoch));
+        }
+    }
+
+    pub(super) fn less_open(&mut self, epoch: Epoch) {
+        match self.open_epochs.get_mut(&epoch) {
+            Some(1) => _ = self.open_epochs.remove(&epoch),
+            Some(open) => *open -= 1,
+            None => panic!("nothing of {epoch:?} is open: {:?}", self.open_epochs),
+        }
+    }
+
+    fn drop_lost_clients(&mut self) {
+        let now = self.now;
+        let lost = |peer: &Peer| match peer {
+            Peer::Client(client) => client.lost.is_some_and(|since| now.since(since) > CLIENT_TIMEOUT),
+            Peer::Data(_) => false,
+        };
+        let lost: Vec<LinkId> =
+            self.peers.iter().filter(|(_, peer)| lost(peer)).map(|(link, _)| *link).collect();
+        for link in lost {
+            self.drop_client(link);
+        }
+    }
+
+    /// Frees some expired rows, by ordinary transactions.
+    fn purge_expired(&mut self) {
+        if !self.has_lease() {
+            return;
+        }
+        for _ in 0..self.partitions.len().min(64) {
+            let partition = PartitionId(self.purge.partition);
+            let (table, cursor) = (self.purge.table, self.purge.cursor);
+            let found = if self.partition(partition).serving {
+                self.store.find_expired(partition, table, cursor, self.time, PURGE_ROWS)
+            } else {
+                Default::default()
+            };
+            for expired in &found.rows {
+                self.purge_row(partition, expired);
+            }
+            match found.next {
+                Some((table, cursor)) => {
+                    (self.purge.table, self.purge.cursor) = (table, cursor);
+                    return;
+                }
+                None => {
+                    self.purge.partition = (self.purge.partition + 1) % self.config.partitions;
+                    (self.purge.table, self.purge.cursor) = Default::default();
+                }
+            }
+            if !found.rows.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn purge_row(&mut self, partition: PartitionId, expired: &Expired) {
+        let Some(schema) = self.schemas.get(&expired.table).cloned() else { return };
+        self.purge.number += 1;
+        let id = TransactionId { session: self.life.incarnation, number: self.purge.number };
+        let slot = self.begin_local(id, u64::MAX, Origin::Housekeeping);
+        self.locals.get_mut(slot).expect("just begun").count_operation(partition);
+        let key = LockKey { table: expired.table, partition, tag: expired.tag, key: &expired.key };
+        let lock = match self.locks.acquire(&key, slot, Mode::Exclusive, (u64::MAX, id)) {
+            Acquired::Granted(lock) => lock,
+            Acquired::Waits(lock) => {
+                // Somebody else is at it.
+                self.locks.cancel(lock, slot, &mut self.woken);
+                return self.end_local(slot);
+            }
+            Acquired::Wound(_) => panic!("nobody is younger than housekeeping"),
+        };
+        self.locals.get_mut(slot).expect("just begun").hold(lock);
+        let pended = self.pend(slot, lock, schema.version as u16, None);
+        pended.expect("a deletion needs no memory");
+        self.counters.purged += 1;
+        self.independent_done(slot, &[]);
+        self.run_tasks();
+    }
+}

@@ -1,0 +1,665 @@
+//! A worker: the machine of one thread of a data node. It alone owns its fragments and their locks, coordinates
+//! transactions, and is primary or replica of its partitions. How its parts play together is in
+//! `docs/transactions.md` and `docs/membership.md`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`client`] | requests of clients: reads, independent writes, scans, questions about outcomes |
+//! | [`coordinator`] | the TC: statements, Prepare, decision |
+//! | [`query`] | the local handler: operations under locks, pending versions |
+//! | [`participant`] | Prepare and decision at the primary of a partition |
+//! | [`replication`] | write sets and decisions on their way to the replicas, and there |
+//! | [`outcome`] | what became of whom, and questions of those in doubt |
+//! | [`takeover`] | a new view: who serves what, reconciling |
+//! | [`copy`] | partitions copied to a joining node |
+//! | [`epoch`] | what the worker is done with; housekeeping |
+
+mod client;
+mod coordinator;
+mod copy;
+mod epoch;
+mod outcome;
+mod participant;
+mod partition;
+mod query;
+mod replication;
+mod slab;
+mod takeover;
+#[cfg(test)]
+mod tests;
+mod waits;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use twofold_proto::{
+    config::ClusterConfig,
+    error::{Error, ErrorCode},
+    ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, WorkerId},
+    link::{FrameHeader, Hello, HelloReply, Messages, Received},
+    links::{LinkEffect, LinkId, LinkInput, Linked, Links},
+    machine::Machine,
+    message::{self, Coordinator, Kind, Life, put_control},
+    placement::PartitionMap,
+    schema::Schema,
+    time::{ClusterTime, Time},
+    view::{MemberState, View},
+    wire::Malformed,
+};
+use twofold_storage::{
+    lock::{LockTable, Woken},
+    store::Store,
+};
+
+use crate::local::{FromWorker, ToWorker, Word};
+use coordinator::Coordinated;
+use outcome::Outcomes;
+use partition::Partition;
+use query::Local;
+use replication::WriteSet;
+use slab::Slab;
+use waits::Waits;
+
+/// What happens to a worker.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input<'a> {
+    /// To one of its links.
+    Link(LinkInput<'a>),
+    /// Its node tells it something.
+    Node(ToWorker),
+    /// The time it asked for has come.
+    Timer,
+}
+
+/// What a worker wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// About its links.
+    Link(LinkEffect),
+    /// Tell its node this.
+    Node(FromWorker),
+}
+
+/// Counters of what a worker has done since its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Committed reads answered.
+    pub reads: u64,
+    /// Independent writes that were tried.
+    pub writes: u64,
+    /// Statements of transactions that were coordinated here.
+    pub statements: u64,
+    /// Transactions committed that were coordinated here, independent writes included.
+    pub commits: u64,
+    /// Transactions aborted that were coordinated here.
+    pub aborts: u64,
+    /// Transactions that lost their locks to an older one.
+    pub wounds: u64,
+    /// Operations that had to wait for a lock.
+    pub lock_waits: u64,
+    /// Operations that waited too long.
+    pub lock_timeouts: u64,
+    /// Steps of scans answered.
+    pub scans: u64,
+    /// Write sets sent to replicas.
+    pub write_sets: u64,
+    /// Write sets received as a replica.
+    pub replicated: u64,
+    /// Rows copied to joining nodes.
+    pub rows_copied: u64,
+    /// Views adopted.
+    pub views: u64,
+    /// Partitions taken over.
+    pub takeovers: u64,
+    /// Transactions found in doubt.
+    pub in_doubt: u64,
+    /// Refusals planted.
+    pub planted: u64,
+    /// Requests refused because the partition was not served here.
+    pub not_serving: u64,
+    /// Rows freed because they had expired.
+    pub purged: u64,
+}
+
+/// What is known of the other end of a link.
+#[derive(Debug)]
+enum Peer {
+    Data(DataPeer),
+    Client(ClientPeer),
+}
+
+/// A worker of another data node.
+#[derive(Debug)]
+struct DataPeer {
+    life: Life,
+    endpoint: Endpoint,
+}
+
+/// A client's thread.
+#[derive(Debug)]
+struct ClientPeer {
+    session: Incarnation,
+    /// Since when it has no connection.
+    lost: Option<Time>,
+}
+
+/// What remains to be done in this step, so that handlers need not call each other in circles.
+#[derive(Debug)]
+enum Task {
+    /// A lock was granted, or something else changed: go on with the local transaction's statement.
+    Resume { slot: u32, transaction: TransactionId },
+    /// For the TC here: a part of a statement is done.
+    Executed { transaction: TransactionId, statement: u32, results: Vec<(u16, Vec<u8>)> },
+    /// For the TC here: a part of a statement failed.
+    ExecuteFailed(message::ExecuteRef),
+    /// For the TC here.
+    Wounded(message::WoundOrd),
+    /// For the TC here.
+    Prepared(message::PrepareConf),
+    /// For the TC here.
+    PrepareRefused(message::PrepareRef),
+    /// For the TC here.
+    DecideConfirmed(message::DecideConf),
+    /// For the local handler: the TC here has operations of a statement.
+    Execute { request: message::ExecuteReq, operations: Vec<u8> },
+    /// For the local handler.
+    Undo(message::UndoOrd),
+    /// For the local handler.
+    End(TransactionId),
+    /// For the participants here.
+    Prepare(message::PrepareReq),
+    /// For the participants here.
+    Decide(message::DecideReq),
+    /// Write sets that have nobody to wait for any more.
+    Done(waits::Action),
+    /// A question that was put aside until the partition is served.
+    Outcome { link: Option<LinkId>, request: message::OutcomeReq },
+    /// An answer from another partition here.
+    OutcomeKnown(message::OutcomeConf),
+    /// An observer of a lock or of write sets can go on.
+    Observer(u64),
+}
+
+/// The machine of one thread of a data node.
+#[derive(Debug)]
+pub struct Worker {
+    config: Arc<ClusterConfig>,
+    own: Endpoint,
+    life: Life,
+    links: Links,
+    peers: BTreeMap<LinkId, Peer>,
+    /// Links to the workers of other members of the view.
+    data_links: BTreeMap<Endpoint, LinkId>,
+    view: Arc<View>,
+    map: PartitionMap,
+    state: Option<MemberState>,
+    partitions: Vec<Partition>,
+    store: Store,
+    schemas: BTreeMap<TableId, Arc<Schema>>,
+    catalog_version: u64,
+    next_table: u32,
+    locks: LockTable,
+    woken: Woken,
+    locals: Slab<Local>,
+    local_ids: BTreeMap<TransactionId, u32>,
+    refused: BTreeMap<TransactionId, Coordinator>,
+    lock_waits: VecDeque<(Time, u32, TransactionId)>,
+    write_sets: Slab<WriteSet>,
+    coordinated: BTreeMap<TransactionId, Coordinated>,
+    /// Transactions that ended without their client's wish; it hears why with its next request.
+    failed: BTreeMap<TransactionId, (Time, Error)>,
+    waits: Waits,
+    outcomes: Outcomes,
+    observers: BTreeMap<u64, client::Observer>,
+    next_ticket: u64,
+    copies: Vec<copy::CopyOut>,
+    copy_in: copy::CopyIn,
+    tasks: VecDeque<Task>,
+    epoch: Epoch,
+    complete: Epoch,
+    time: ClusterTime,
+    /// Open transactions, as TC or as primary, by the epoch in which Prepare was sent.
+    open_epochs: BTreeMap<Epoch, u32>,
+    marker: epoch::Marker,
+    lease_until: Time,
+    now: Time,
+    /// Lives that a view has dropped from the group and that may still hold a lease; those that hold none.
+    unfenced: BTreeSet<Life>,
+    fenced: BTreeSet<Life>,
+    /// The lives of the view that the partitions' primaries were chosen by.
+    known_lives: BTreeMap<NodeId, Incarnation>,
+    seal_all: bool,
+    scratch: Vec<u8>,
+    purge: epoch::Purge,
+    effects: Vec<Effect>,
+    counters: Counters,
+    #[cfg(feature = "mutations")]
+    mutation: Option<crate::mutation::Mutation>,
+}
+
+impl Worker {
+    /// The worker of this endpoint, in this life of its node. `data_memory`: bytes for its rows and indexes.
+    pub fn new(
+        config: Arc<ClusterConfig>,
+        own: Endpoint,
+        incarnation: Incarnation,
+        data_memory: u64,
+    ) -> Worker {
+        let life = Life { node: own.node, incarnation };
+        let partitions = usize::from(config.partitions);
+        Worker {
+            links: Links::new(own, incarnation, &config.name),
+            own,
+            life,
+            peers: BTreeMap::new(),
+            data_links: BTreeMap::new(),
+            view: Arc::default(),
+            map: PartitionMap::default(),
+            state: None,
+            partitions: (0..partitions).map(|_| Partition::default()).collect(),
+            store: Store::new(config.partitions, data_memory),
+            schemas: BTreeMap::new(),
+            catalog_version: 0,
+            next_table: 0,
+            locks: LockTable::new(),
+            woken: Woken::default(),
+            locals: Slab::default(),
+            local_ids: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            lock_waits: VecDeque::new(),
+            write_sets: Slab::default(),
+            coordinated: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            waits: Waits::default(),
+            outcomes: Outcomes::default(),
+            observers: BTreeMap::new(),
+            next_ticket: 1,
+            copies: Vec::new(),
+            copy_in: copy::CopyIn::default(),
+            tasks: VecDeque::new(),
+            epoch: Epoch::default(),
+            complete: Epoch::default(),
+            time: ClusterTime::default(),
+            open_epochs: BTreeMap::new(),
+            marker: epoch::Marker::default(),
+            lease_until: Time::default(),
+            now: Time::default(),
+            unfenced: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            known_lives: BTreeMap::new(),
+            seal_all: false,
+            scratch: Vec::new(),
+            purge: epoch::Purge::default(),
+            effects: Vec::new(),
+            counters: Counters::default(),
+            #[cfg(feature = "mutations")]
+            mutation: None,
+            config,
+        }
+    }
+
+    /// What it has done.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Its rows.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The view that it has adopted.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The newest epoch that it knows to be complete.
+    pub fn complete_epoch(&self) -> Epoch {
+        self.complete
+    }
+
+    /// Whether nothing is under way: no transaction, write set, question, copy. For the simulator.
+    pub fn is_idle(&self) -> bool {
+        self.locals.is_empty()
+            && self.write_sets.is_empty()
+            && self.coordinated.is_empty()
+            && self.copies.is_empty()
+            && self.copy_in.is_idle()
+            && self.tasks.is_empty()
+    }
+
+    /// Whether it serves this partition as its primary, but for the lease. For the simulator.
+    pub fn serves(&self, partition: PartitionId) -> bool {
+        self.partitions[usize::from(partition.0)].serving
+    }
+
+    /// Until when it may serve as primary. For the simulator.
+    pub fn lease_until(&self) -> Time {
+        self.lease_until
+    }
+
+    /// Switches a deliberate fault on, for the tests of the checkers.
+    #[cfg(feature = "mutations")]
+    pub fn set_mutation(&mut self, mutation: Option<crate::mutation::Mutation>) {
+        self.mutation = mutation;
+    }
+
+    #[cfg(feature = "mutations")]
+    fn mutated(&self, mutation: crate::mutation::Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    fn partition(&mut self, partition: PartitionId) -> &mut Partition {
+        &mut self.partitions[usize::from(partition.0)]
+    }
+
+    fn tell_node(&mut self, word: Word) {
+        self.effects.push(Effect::Node(FromWorker { worker: self.own.worker, word }));
+    }
+
+    fn link_effect(&mut self, effect: LinkEffect) {
+        self.effects.push(Effect::Link(effect));
+    }
+
+    /// Sends a control message to an endpoint of the view; to itself it is a task.
+    fn send_control<T: serde::Serialize>(&mut self, link: LinkId, kind: Kind, value: &T) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.send(kind as u8, 0, |out| put_control(out, value));
+        }
+    }
+
+    fn has_lease(&self) -> bool {
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::IgnoreLease) {
+            return true;
+        }
+        self.now < self.lease_until
+    }
+
+    /// Whether operations on the partition may be served now, or why not.
+    fn check_serving(&mut self, partition: PartitionId) -> Result<(), Error> {
+        let serving = self.partitions.get(usize::from(partition.0)).is_some_and(|state| state.serving);
+        if serving && self.has_lease() {
+            return Ok(());
+        }
+        self.counters.not_serving += 1;
+        let text = match self.map.primary(partition) {
+            Some(primary) if primary != self.own => {
+                format!(
+                    "partition {partition} is served by node {}, not by node {}",
+                    primary.node, self.own.node
+                )
+            }
+            Some(_) if serving => format!("node {} has no lease", self.own.node),
+            Some(_) => format!("node {} is taking partition {partition} over", self.own.node),
+            None => format!("partition {partition} has no node that serves it"),
+        };
+        Err(Error::new(ErrorCode::NotServing, text))
+    }
+
+    fn step_link(&mut self, input: LinkInput<'_>) {
+        match input {
+            LinkInput::Hello { connection, hello } => self.on_hello(connection, &hello),
+            LinkInput::Connected { link, incarnation, received } => {
+                if self.links.connected(link, incarnation, received).is_err() {
+                    self.link_effect(LinkEffect::Disconnect { link });
+                }
+            }
+            // The driver tries again; the next view tells whether it is worth it.
+            LinkInput::Refused { .. } => {}
+            LinkInput::Disconnected { link } => {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.disconnected();
+                }
+                let now = self.now;
+                if let Some(Peer::Client(client)) = self.peers.get_mut(&link) {
+                    client.lost = Some(now);
+                }
+            }
+            LinkInput::Frame { link, header, payload } => self.on_frame(link, &header, payload),
+        }
+    }
+
+    fn on_hello(&mut self, connection: u64, hello: &Hello) {
+        let refused =
+            |temporary, reason: &str| (None, HelloReply::Refused { temporary, reason: reason.into() });
+        let is_data = self.config.data_node(hello.from.node).is_some();
+        let (link, reply) = if let Some(reply) = self.links.objection(hello) {
+            (None, reply)
+        } else if let Some(link) = self.links.to(hello.from, hello.incarnation) {
+            if let Some(Peer::Client(client)) = self.peers.get_mut(&link) {
+                client.lost = None;
+            }
+            let reply = self.links.accept(link, hello);
+            (matches!(reply, HelloReply::Accepted { .. }).then_some(link), reply)
+        } else if is_data {
+            refused(true, "this life is not in the view that is known here")
+        } else if hello.received > 0 {
+            // Its link was given up here while it was away: what was sent on it is lost, so it must begin again.
+            refused(false, "this session was given up here; it had no connection for too long")
+        } else {
+            let link = self.links.add(hello.from, hello.incarnation);
+            let session = hello.incarnation;
+            self.peers.insert(link, Peer::Client(ClientPeer { session, lost: None }));
+            self.outcomes.session_known(session);
+            self.announce_view(link);
+            let reply = self.links.accept(link, hello);
+            (Some(link), reply)
+        };
+        self.link_effect(LinkEffect::Answer { connection, link, reply });
+    }
+
+    /// Ends a client's link and whatever it has open.
+    fn drop_client(&mut self, link: LinkId) {
+        let Some(Peer::Client(client)) = self.peers.remove(&link) else { return };
+        self.links.remove(link);
+        self.link_effect(LinkEffect::Close { link });
+        self.outcomes.session_gone(client.session, self.now);
+        self.abort_session(client.session);
+    }
+
+    fn on_frame(&mut self, id: LinkId, header: &FrameHeader, payload: &[u8]) {
+        let received = match self.links.receive(id, header) {
+            Ok(received) => received,
+            Err(malformed) => return self.on_malformed(id, malformed),
+        };
+        let is_client = matches!(self.peers.get(&id), Some(Peer::Client(_)));
+        if is_client && header.epoch.0 > self.epoch.0 + MAX_EPOCH_LEAD {
+            return self.on_malformed(id, Malformed("epoch of a client"));
+        }
+        self.epoch = self.epoch.max(header.epoch);
+        if received == Received::New {
+            for message in Messages::new(payload) {
+                let handled = message.and_then(|message| {
+                    let kind = Kind::from_number(message.kind)?;
+                    if is_client {
+                        self.on_client_message(id, kind, message.body)
+                    } else {
+                        self.on_data_message(id, kind, message.body)
+                    }
+                });
+                if let Err(malformed) = handled {
+                    return self.on_malformed(id, malformed);
+                }
+                self.run_tasks();
+                if self.links.get(id).is_none() {
+                    // The message brought a view without the sender.
+                    return;
+                }
+            }
+        }
+        let Some(link) = self.links.writing(id) else { return };
+        let before = link.acknowledged();
+        link.processed(header);
+        if link.wants_seal() {
+            self.links.get_mut(id);
+        }
+        let acknowledged = self.links.get(id).map_or(before, |link| link.acknowledged());
+        if acknowledged > before && !is_client {
+            self.waits.acknowledged(id, acknowledged, &mut self.tasks);
+            self.run_tasks();
+            self.continue_copies(id);
+        }
+    }
+
+    fn on_malformed(&mut self, id: LinkId, malformed: Malformed) {
+        match self.peers.get(&id) {
+            Some(Peer::Client(_)) => self.drop_client(id),
+            Some(Peer::Data(peer)) => panic!("{malformed} from {:?} of {:?}", peer.endpoint, peer.life),
+            None => {}
+        }
+    }
+
+    fn on_data_message(&mut self, id: LinkId, kind: Kind, body: &[u8]) -> Result<(), Malformed> {
+        let Some(Peer::Data(peer)) = self.peers.get(&id) else { return Ok(()) };
+        let (sender, life) = (peer.endpoint, peer.life);
+        let coordinator = Coordinator { endpoint: sender, incarnation: life.incarnation };
+        match kind {
+            Kind::ViewOrd => self.adopt_view(Arc::new(message::control(body)?)),
+            Kind::ExecuteReq => self.on_execute(coordinator, body)?,
+            Kind::ExecuteConf => self.on_execute_conf(sender, body)?,
+            Kind::ExecuteRef => self.on_execute_ref(sender, message::control(body)?),
+            Kind::UndoOrd => self.tasks.push_back(Task::Undo(message::control(body)?)),
+            Kind::WoundOrd => self.tasks.push_back(Task::Wounded(message::control(body)?)),
+            Kind::EndOrd => self.tasks.push_back(Task::End(message::control(body)?)),
+            Kind::PrepareReq => self.on_prepare(coordinator, message::control(body)?),
+            Kind::PrepareConf => self.on_prepare_conf(Some(sender), message::control(body)?),
+            Kind::PrepareRef => self.on_prepare_ref(Some(sender), message::control(body)?),
+            Kind::DecideReq => self.on_decide(coordinator, message::control(body)?),
+            Kind::DecideConf => self.on_decide_conf(message::control(body)?),
+            Kind::WriteSetReq => self.on_write_set(sender, body)?,
+            Kind::DecideOrd => self.on_decide_ord(sender, body)?,
+            Kind::OutcomeReq => self.on_outcome_req(Some(id), message::control(body)?),
+            Kind::OutcomeConf => self.on_outcome_conf(message::control(body)?),
+            Kind::ReplicaStateOrd => self.on_replica_state(sender.node, message::control(body)?),
+            Kind::CopyReq => self.on_copy_req(id, body)?,
+            Kind::CopyBeginOrd => self.on_copy_begin(sender, message::control(body)?),
+            Kind::CopyRowsOrd => self.on_copy_rows(sender, body)?,
+            Kind::CopyEndOrd => self.on_copy_end(sender, body)?,
+            _ => return Err(Malformed("message between workers")),
+        }
+        Ok(())
+    }
+
+    fn step_node(&mut self, input: ToWorker) {
+        match input {
+            ToWorker::View(view) => self.adopt_view(view),
+            ToWorker::Catalog(catalog) => self.adopt_catalog(&catalog),
+            ToWorker::Lease(until) => self.lease_until = until,
+            ToWorker::Fenced(life) => {
+                self.fenced.insert(life);
+                if self.unfenced.remove(&life) {
+                    self.try_serve_all();
+                }
+            }
+            ToWorker::Epoch { epoch, complete, time } => self.on_epoch(epoch, complete, time),
+            ToWorker::AreYouThere(question) => self.tell_node(Word::Alive(question)),
+        }
+    }
+
+    /// Does what handlers left to do, until nothing is left.
+    fn run_tasks(&mut self) {
+        while let Some(task) = self.tasks.pop_front() {
+            match task {
+                Task::Resume { slot, transaction } => self.resume(slot, transaction),
+                Task::Executed { transaction, statement, results } => {
+                    self.on_executed(self.own, transaction, statement, results);
+                }
+                Task::ExecuteFailed(failure) => self.on_execute_ref(self.own, failure),
+                Task::Wounded(wound) => self.on_wounded(wound),
+                Task::Prepared(conf) => self.on_prepare_conf(None, conf),
+                Task::PrepareRefused(refusal) => self.on_prepare_ref(None, refusal),
+                Task::DecideConfirmed(conf) => self.on_decide_conf(conf),
+                Task::Execute { request, operations } => {
+                    self.execute(self.coordinator_here(), &request, &operations);
+                }
+                Task::Undo(undo) => self.on_undo(undo),
+                Task::End(transaction) => self.on_end(transaction),
+                Task::Prepare(request) => self.on_prepare(self.coordinator_here(), request),
+                Task::Decide(request) => self.on_decide(self.coordinator_here(), request),
+                Task::Done(action) => self.on_done(action),
+                Task::Outcome { link, request } => self.on_outcome_req(link, request),
+                Task::OutcomeKnown(conf) => self.on_outcome_conf(conf),
+                Task::Observer(ticket) => self.on_observed(ticket),
+            }
+        }
+    }
+
+    fn coordinator_here(&self) -> Coordinator {
+        Coordinator { endpoint: self.own, incarnation: self.life.incarnation }
+    }
+
+    /// Whether the life that coordinates a transaction is in the view.
+    fn is_coordinator_alive(&self, coordinator: &Coordinator) -> bool {
+        self.view.contains(coordinator.endpoint.node, coordinator.incarnation)
+    }
+}
+
+/// How far a client's epoch may be ahead: some hours of epochs. A worker that slept that long has lost its role.
+const MAX_EPOCH_LEAD: u64 = 1 << 20;
+
+impl Machine for Worker {
+    type Input<'a> = Input<'a>;
+    type Effect = Effect;
+
+    fn step(&mut self, now: Time, input: Input<'_>, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        std::mem::swap(&mut self.effects, effects);
+        match input {
+            Input::Link(input) => self.step_link(input),
+            Input::Node(input) => self.step_node(input),
+            Input::Timer => self.on_timer(),
+        }
+        self.run_tasks();
+        std::mem::swap(&mut self.effects, effects);
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        self.lock_waits.front().map(|(deadline, ..)| *deadline)
+    }
+
+    fn check(&self) {
+        self.locks.check();
+        assert!(self.tasks.is_empty(), "tasks are left: {:?}", self.tasks);
+        assert!(self.complete <= self.epoch, "complete {:?} is ahead of {:?}", self.complete, self.epoch);
+        for (slot, write_set) in self.write_sets.iter() {
+            let open = &self.partitions[usize::from(write_set.header.partition.0)].open;
+            assert!(open.contains(&slot), "a write set is not in its partition's list: {write_set:?}");
+        }
+        for (transaction, slot) in &self.local_ids {
+            assert!(self.locals.get(*slot).is_some_and(|local| local.id == *transaction), "{transaction:?}");
+        }
+    }
+}
+
+impl Linked for Worker {
+    fn link_input(input: LinkInput<'_>) -> Input<'_> {
+        Input::Link(input)
+    }
+
+    fn link_effect(effect: Effect) -> Result<LinkEffect, Effect> {
+        match effect {
+            Effect::Link(effect) => Ok(effect),
+            other => Err(other),
+        }
+    }
+
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        std::mem::swap(&mut self.effects, effects);
+        let all = std::mem::take(&mut self.seal_all);
+        self.links.seal(self.epoch, all);
+        std::mem::swap(&mut self.effects, effects);
+    }
+}
+
+/// The endpoint of worker `worker` of this life's node.
+fn worker_of(life: Life, worker: u16) -> Endpoint {
+    Endpoint::new(life.node, WorkerId(worker))
+}

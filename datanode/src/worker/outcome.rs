@@ -1,0 +1,425 @@
+//! What became of transactions, and the questions of those who are in doubt.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use twofold_proto::{
+    ids::{Epoch, Incarnation, PartitionId, TransactionId},
+    links::LinkId,
+    message::{
+        Coordinator, Kind, Known, Outcome, OutcomeConf, OutcomeReq, Participant, Status, StatusConf,
+        StatusReq, WriteSetHeader,
+    },
+    time::{Duration, Time},
+    wire::Malformed,
+};
+
+use super::{Task, Worker, partition::Parked};
+
+/// How long the outcomes of a session without a connection are kept.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An outcome in one partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Record {
+    partition: PartitionId,
+    transaction: TransactionId,
+    commit_number: u64,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Session {
+    /// The commit number up to which it has all answers.
+    mark: u64,
+    /// Since when it has no connection here.
+    gone: Option<Time>,
+}
+
+/// The outcomes that somebody may yet ask for.
+///
+/// Each is kept until its epoch is complete (no participant is in doubt any more) and its session has confirmed the
+/// answer. Nearly all have by the time that the epoch is complete, so the first list is a mere append by epoch.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    by_epoch: BTreeMap<Epoch, Vec<Record>>,
+    spare: Vec<Vec<Record>>,
+    /// Of complete epochs, but not confirmed by the session.
+    unconfirmed: BTreeMap<(TransactionId, PartitionId), (Epoch, Record)>,
+    sessions: BTreeMap<Incarnation, Session>,
+    /// Sessions that ended, in order, until what they left is forgotten.
+    gone: VecDeque<(Time, Incarnation)>,
+    /// The newest epoch of which an unconfirmed outcome was forgotten.
+    forgotten: Epoch,
+}
+
+impl Outcomes {
+    pub fn record(&mut self, header: &WriteSetHeader, outcome: Outcome) {
+        let record = Record {
+            partition: header.partition,
+            transaction: header.transaction,
+            commit_number: header.commit_number,
+            outcome,
+        };
+        let spare = &mut self.spare;
+        self.by_epoch.entry(header.prepared).or_insert_with(|| spare.pop().unwrap_or_default()).push(record);
+    }
+
+    /// What became of a transaction in a partition, if that is still known.
+    pub fn find(&self, partition: PartitionId, transaction: TransactionId) -> Option<Outcome> {
+        let is = |record: &&Record| record.transaction == transaction && record.partition == partition;
+        let recent = self.by_epoch.values().rev().flatten().find(is);
+        let record =
+            recent.or_else(|| self.unconfirmed.get(&(transaction, partition)).map(|(_, record)| record));
+        record.map(|record| record.outcome)
+    }
+
+    /// The session has all answers up to this commit number.
+    pub fn mark(&mut self, session: Incarnation, mark: u64) {
+        let state = self.sessions.entry(session).or_default();
+        state.mark = state.mark.max(mark);
+        let mark = state.mark;
+        self.forget(session, |record| record.commit_number <= mark);
+    }
+
+    fn forget(&mut self, session: Incarnation, done: impl Fn(&Record) -> bool) {
+        let first = (TransactionId { session, number: 0 }, PartitionId(0));
+        let last = (TransactionId { session, number: u64::MAX }, PartitionId(u16::MAX));
+        let done: Vec<_> = self
+            .unconfirmed
+            .range(first..=last)
+            .filter(|(_, (_, record))| done(record))
+            .map(|(k, _)| *k)
+            .collect();
+        for key in done {
+            self.unconfirmed.remove(&key);
+        }
+    }
+
+    pub fn has_confirmed(&self, session: Incarnation, commit_number: u64) -> bool {
+        self.sessions.get(&session).is_some_and(|session| commit_number <= session.mark)
+    }
+
+    /// Whether the outcome of a commit that was asked for in this epoch may have been forgotten.
+    pub fn may_have_forgotten(&self, epoch: Epoch) -> bool {
+        epoch <= self.forgotten
+    }
+
+    /// A session has a link here.
+    pub fn session_known(&mut self, session: Incarnation) {
+        self.sessions.entry(session).or_default().gone = None;
+    }
+
+    /// A session has none any more.
+    pub fn session_gone(&mut self, session: Incarnation, now: Time) {
+        let state = self.sessions.entry(session).or_default();
+        state.gone = Some(now);
+        self.gone.push_back((now, session));
+    }
+
+    /// These epochs are complete: outcomes that their sessions have confirmed go.
+    pub fn complete(&mut self, complete: Epoch, now: Time) {
+        while let Some(entry) = self.by_epoch.first_entry()
+            && *entry.key() <= complete
+        {
+            let (epoch, mut records) = entry.remove_entry();
+            for record in records.drain(..) {
+                let session = record.transaction.session;
+                let state = self.sessions.entry(session).or_insert_with(|| {
+                    // It has yet to connect here, or never will.
+                    self.gone.push_back((now, session));
+                    Session { mark: 0, gone: Some(now) }
+                });
+                if record.commit_number > state.mark {
+                    self.unconfirmed.insert((record.transaction, record.partition), (epoch, record));
+                }
+            }
+            if self.spare.len() < 8 {
+                self.spare.push(records);
+            }
+        }
+        while let Some(&(since, session)) = self.gone.front()
+            && now.since(since) >= SESSION_TIMEOUT
+        {
+            self.gone.pop_front();
+            if self.sessions.get(&session).is_some_and(|state| state.gone == Some(since)) {
+                self.sessions.remove(&session);
+                let of_session =
+                    self.unconfirmed.values().filter(|(_, record)| record.transaction.session == session);
+                self.forgotten =
+                    of_session.map(|(epoch, _)| *epoch).max().unwrap_or_default().max(self.forgotten);
+                self.forget(session, |_| true);
+            }
+        }
+    }
+}
+
+/// The search for the outcome of a prepared transaction whose TC is gone.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    /// What the other participants know; `None`: not answered yet, by the worker that was asked last.
+    answers: Vec<(PartitionId, Option<Known>)>,
+}
+
+impl Worker {
+    /// Asks the other participants about a prepared transaction whose TC is gone.
+    pub(super) fn doubt(&mut self, slot: u32) {
+        self.counters.in_doubt += 1;
+        let write_set = self.write_sets.get_mut(slot).expect("it is open");
+        let own = write_set.header.partition;
+        let others: Vec<PartitionId> = write_set
+            .participants
+            .iter()
+            .map(|other| other.partition)
+            .filter(|&other| other != own)
+            .collect();
+        write_set.doubt = Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
+        if write_set.confirmed && others.is_empty() {
+            let stamp = write_set.header.stamp;
+            return self.decide(slot, Outcome::Committed(stamp));
+        }
+        for other in others {
+            self.ask(slot, other);
+        }
+    }
+
+    fn ask(&mut self, slot: u32, asked: PartitionId) {
+        let header = self.write_sets.get(slot).expect("in doubt").header;
+        let request = OutcomeReq {
+            transaction: header.transaction,
+            commit_number: header.commit_number,
+            coordinator: header.coordinator,
+            prepared: header.prepared,
+            asked,
+            asking: header.partition,
+        };
+        match self.map.primary(asked) {
+            Some(primary) if primary == self.own => {
+                self.tasks.push_back(Task::Outcome { link: None, request })
+            }
+            Some(primary) => {
+                if let Some(&link) = self.data_links.get(&primary) {
+                    self.send_control(link, Kind::OutcomeReq, &request);
+                }
+            }
+            // Its group has no `up` member: a later view names one.
+            None => {}
+        }
+    }
+
+    /// A view has changed these partitions' primaries: puts the questions that they have not answered again.
+    pub(super) fn ask_again(&mut self, changed: &BTreeSet<PartitionId>) {
+        let mut questions = Vec::new();
+        for (slot, write_set) in self.write_sets.iter() {
+            let answers = write_set.doubt.iter().flat_map(|doubt| &doubt.answers);
+            let open = answers.filter(|(partition, known)| known.is_none() && changed.contains(partition));
+            questions.extend(open.map(|(partition, _)| (slot, *partition)));
+        }
+        for (slot, partition) in questions {
+            self.ask(slot, partition);
+        }
+    }
+
+    /// Another participant is in doubt (`OutcomeReq`); `link`: `None` if it is a partition of this worker.
+    pub(super) fn on_outcome_req(&mut self, link: Option<LinkId>, request: OutcomeReq) {
+        let partition = request.asked;
+        let state = &mut self.partitions[usize::from(partition.0)];
+        if state.primary != Some(self.own) {
+            // The asker has yet to learn of the view; it will ask the new primary.
+            return;
+        }
+        if !state.serving {
+            state.parked.push(Parked::Outcome(link, request));
+            return;
+        }
+        if let Some(slot) = self.find_write_set(partition, request.transaction) {
+            let write_set = self.write_sets.get_mut(slot).expect("just found");
+            write_set.askers.push((link, request.asking));
+            if write_set.confirmed {
+                self.answer_askers(slot);
+            }
+            return;
+        }
+        if let Some(outcome) = self.outcomes.find(partition, request.transaction) {
+            let known = Known::Decided(outcome);
+            let conf = OutcomeConf {
+                transaction: request.transaction,
+                asked: partition,
+                asking: request.asking,
+                known,
+            };
+            return self.answer_outcome(link, conf);
+        }
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::NotFoundMeansAborted) {
+            let known = Known::Decided(Outcome::Aborted);
+            let conf = OutcomeConf {
+                transaction: request.transaction,
+                asked: partition,
+                asking: request.asking,
+                known,
+            };
+            return self.answer_outcome(link, conf);
+        }
+        let slot = self.plant_refusal(
+            partition,
+            request.transaction,
+            request.commit_number,
+            request.coordinator,
+            request.prepared,
+        );
+        if let Some(write_set) = slot.and_then(|slot| self.write_sets.get_mut(slot)) {
+            write_set.askers.push((link, request.asking));
+        }
+    }
+
+    /// Makes it impossible for a transaction to be prepared in a partition: on all replicas, before anybody hears.
+    fn plant_refusal(
+        &mut self,
+        partition: PartitionId,
+        transaction: TransactionId,
+        commit_number: u64,
+        coordinator: Coordinator,
+        prepared: Epoch,
+    ) -> Option<u32> {
+        self.counters.planted += 1;
+        let state = &mut self.partitions[usize::from(partition.0)];
+        state.number += 1;
+        let participants = [Participant { partition, operations: 0 }];
+        let header = WriteSetHeader {
+            partition,
+            number: state.number,
+            transaction,
+            commit_number,
+            coordinator,
+            prepared,
+            stamp: self.epoch,
+            refusal: true,
+            participants: 1,
+            images: 0,
+        };
+        let mut write_set = self.write_sets.recycled();
+        write_set.reset(header, &participants, None);
+        let slot = self.open_write_set(write_set);
+        self.replicate(slot);
+        Some(slot)
+    }
+
+    /// The write set is confirmed: tells those who asked about the transaction.
+    pub(super) fn answer_askers(&mut self, slot: u32) {
+        let write_set = self.write_sets.get_mut(slot).expect("confirmed");
+        let (header, askers) = (write_set.header, std::mem::take(&mut write_set.askers));
+        for (link, asking) in askers {
+            let known = Known::Prepared(header.stamp);
+            let conf =
+                OutcomeConf { transaction: header.transaction, asked: header.partition, asking, known };
+            self.answer_outcome(link, conf);
+        }
+    }
+
+    /// The write set is decided: tells those who asked and were not answered.
+    pub(super) fn answer_decided(&mut self, slot: u32, outcome: Outcome) {
+        let write_set = self.write_sets.get_mut(slot).expect("it is open");
+        let (header, askers) = (write_set.header, std::mem::take(&mut write_set.askers));
+        for (link, asking) in askers {
+            let known = Known::Decided(outcome);
+            let conf =
+                OutcomeConf { transaction: header.transaction, asked: header.partition, asking, known };
+            self.answer_outcome(link, conf);
+        }
+    }
+
+    fn answer_outcome(&mut self, link: Option<LinkId>, conf: OutcomeConf) {
+        match link {
+            None => self.tasks.push_back(Task::OutcomeKnown(conf)),
+            Some(link) => self.send_control(link, Kind::OutcomeConf, &conf),
+        }
+    }
+
+    /// An answer to a question of ours (`OutcomeConf`). It is binding, whoever is primary by now.
+    pub(super) fn on_outcome_conf(&mut self, conf: OutcomeConf) {
+        let Some(slot) = self.find_write_set(conf.asking, conf.transaction) else { return };
+        let Some(doubt) = self.write_sets.get_mut(slot).and_then(|write_set| write_set.doubt.as_mut()) else {
+            return;
+        };
+        let answer = doubt.answers.iter_mut().find(|(partition, _)| *partition == conf.asked);
+        if let Some((_, answer)) = answer {
+            *answer = Some(conf.known);
+        }
+        self.try_resolve(slot);
+    }
+
+    /// Decides a transaction in doubt, if enough is known.
+    pub(super) fn try_resolve(&mut self, slot: u32) {
+        let Some(write_set) = self.write_sets.get(slot) else { return };
+        let Some(doubt) = &write_set.doubt else { return };
+        let mut stamp = write_set.header.stamp;
+        let mut all = write_set.confirmed;
+        for (_, known) in &doubt.answers {
+            match known {
+                Some(Known::Decided(outcome)) => {
+                    let outcome = *outcome;
+                    return self.decide(slot, outcome);
+                }
+                Some(Known::Prepared(other)) => stamp = stamp.max(*other),
+                None => all = false,
+            }
+        }
+        if all {
+            self.decide(slot, Outcome::Committed(stamp));
+        }
+    }
+
+    /// A client asks what became of a transaction (`StatusReq`).
+    pub(super) fn on_status(&mut self, client: LinkId, request: &StatusReq) -> Result<(), Malformed> {
+        if usize::from(request.partition.0) >= self.partitions.len() {
+            return Err(Malformed("StatusReq"));
+        }
+        let status = self.status(request);
+        let conf = StatusConf { request: request.request, status };
+        self.send_control(client, Kind::StatusConf, &conf);
+        Ok(())
+    }
+
+    fn status(&mut self, request: &StatusReq) -> Status {
+        let id = request.transaction;
+        let known = self.outcomes.find(request.partition, id);
+        if let Some(outcome) = known {
+            return Status::Decided(outcome);
+        }
+        if self.is_coordinator_alive(&request.coordinator) {
+            if request.coordinator != self.coordinator_here() {
+                return Status::AskElsewhere;
+            }
+            let open =
+                self.coordinated.contains_key(&id) || self.find_write_set(request.partition, id).is_some();
+            let waiting = || self.locals.iter().any(|(_, local)| local.id == id);
+            return match self.coordinated_outcome(id) {
+                Some(outcome) => Status::Decided(outcome),
+                None if open || waiting() => Status::Pending,
+                None if self.was_confirmed(request) => Status::Finished,
+                // Its requests come in order: none can come after the question.
+                None => Status::Decided(Outcome::Aborted),
+            };
+        }
+        let state = &self.partitions[usize::from(request.partition.0)];
+        if state.primary != Some(self.own) {
+            return Status::AskElsewhere;
+        }
+        if !state.serving || !self.has_lease() || self.find_write_set(request.partition, id).is_some() {
+            return Status::Pending;
+        }
+        if self.was_confirmed(request) {
+            return Status::Finished;
+        }
+        // The client hears of the refusal when it asks again, once all replicas have it.
+        let (partition, commit_number) = (request.partition, request.commit_number);
+        let prepared = self.epoch;
+        self.plant_refusal(partition, id, commit_number, request.coordinator, prepared);
+        Status::Pending
+    }
+
+    fn was_confirmed(&self, request: &StatusReq) -> bool {
+        self.outcomes.has_confirmed(request.transaction.session, request.commit_number)
+            || self.outcomes.may_have_forgotten(request.epoch)
+    }
+}

@@ -1,0 +1,253 @@
+//! A primary's part in the commit: Prepare, and the decision.
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{Epoch, PartitionId, TransactionId},
+    links::LinkId,
+    message::{
+        Coordinator, DecideConf, DecideReq, Image, Kind, Outcome, Participant, PrepareConf, PrepareRef,
+        PrepareReq, WriteSetHeader,
+    },
+};
+
+use super::{
+    Task, Worker,
+    partition::Parked,
+    query::{Local, Origin},
+    replication::WriteSet,
+    waits::Action,
+};
+
+impl Worker {
+    /// A TC wants the partitions named prepared (`PrepareReq`).
+    pub(super) fn on_prepare(&mut self, coordinator: Coordinator, request: PrepareReq) {
+        for place in 0..request.partitions.len() {
+            let partition = request.partitions[place];
+            if !self.is_primary(partition, self.own) {
+                // The TC has yet to learn of the view; it will ask the new primary.
+                continue;
+            }
+            if !self.partition(partition).serving {
+                let request = PrepareReq { partitions: vec![partition], ..request.clone() };
+                self.partition(partition).parked.push(Parked::Prepare(coordinator, request));
+                continue;
+            }
+            self.prepare(coordinator, &request, partition);
+        }
+    }
+
+    fn prepare(&mut self, coordinator: Coordinator, request: &PrepareReq, partition: PartitionId) {
+        let id = request.transaction;
+        if let Some(slot) = self.find_write_set(partition, id) {
+            let write_set = self.write_sets.get_mut(slot).expect("just found");
+            if write_set.header.refusal {
+                let error = Error::new(ErrorCode::PrimaryChanged, "the transaction was given up");
+                return self.refuse_prepare(coordinator, id, partition, error);
+            }
+            write_set.answer_coordinator = true;
+            if write_set.confirmed {
+                self.confirm_to_coordinator(slot);
+            }
+            return;
+        }
+        let expected = request.participants.iter().find(|participant| participant.partition == partition);
+        let slot = self.local_ids.get(&id).copied();
+        let local = slot.and_then(|slot| self.locals.get(slot));
+        let refused = self.refused.contains_key(&id);
+        let problem = match (local, expected) {
+            _ if refused => Some("an older transaction took its locks".to_string()),
+            _ if !self.has_lease() => Some(format!("node {} has no lease", self.own.node)),
+            (Some(local), Some(expected)) => self.prepare_problem(local, expected),
+            _ => Some(format!("node {} does not have its operations", self.own.node)),
+        };
+        if let Some(problem) = problem {
+            // A TC that asks again, after a change of the primary, may be late.
+            if let Some(Outcome::Committed(stamp)) = self.outcomes.find(partition, id) {
+                return self.send_prepare_conf(coordinator, id, partition, stamp);
+            }
+            let code = if refused { ErrorCode::Deadlock } else { ErrorCode::PrimaryChanged };
+            return self.refuse_prepare(coordinator, id, partition, Error::new(code, problem));
+        }
+        let slot = slot.expect("there is no problem");
+        if request.read_only {
+            self.release_partition(slot, partition);
+            let stamp = self.epoch;
+            return self.send_prepare_conf(coordinator, id, partition, stamp);
+        }
+        self.prepare_partition(
+            slot,
+            partition,
+            request.commit_number,
+            coordinator,
+            request.epoch,
+            &request.participants,
+        );
+    }
+
+    /// What keeps the transaction from being prepared here.
+    fn prepare_problem(&self, local: &Local, expected: &Participant) -> Option<String> {
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::SkipOperationCount) {
+            return None;
+        }
+        let here = local.partitions.iter().find(|here| here.partition == expected.partition);
+        let operations = here.map_or(0, |here| here.operations);
+        (local.is_waiting() || operations != expected.operations).then(|| {
+            format!("node {} has {operations} of its {} operations", self.own.node, expected.operations)
+        })
+    }
+
+    /// Stamps and numbers the write set of a partition, and sends it to the replicas.
+    pub(super) fn prepare_partition(
+        &mut self,
+        slot: u32,
+        partition: PartitionId,
+        commit_number: u64,
+        coordinator: Coordinator,
+        prepared: Epoch,
+        participants: &[Participant],
+    ) {
+        let local = self.locals.get_mut(slot).expect("it has run");
+        local.prepared = true;
+        for &lock in &local.locks {
+            if self.locks.key(lock).partition == partition {
+                self.locks.set_prepared(lock, slot);
+            }
+        }
+        let state = &mut self.partitions[usize::from(partition.0)];
+        state.number += 1;
+        let newest = |(index, write): (usize, &super::query::PendingWrite)| {
+            write.partition == partition && self.locks.pending(write.lock) == Some(index as u32)
+        };
+        let images = local.writes.iter().enumerate().filter(|&(index, write)| newest((index, write))).count();
+        let header = WriteSetHeader {
+            partition,
+            number: state.number,
+            transaction: local.id,
+            commit_number,
+            coordinator,
+            prepared,
+            stamp: self.epoch,
+            refusal: false,
+            participants: participants.len() as u16,
+            images: images as u32,
+        };
+        let mut write_set = self.write_sets.recycled();
+        write_set.reset(header, participants, Some(slot));
+        write_set.answer_coordinator = matches!(local.origin, Origin::Coordinated(_));
+        for (index, write) in local.writes.iter().enumerate() {
+            if newest((index, write)) {
+                let image = Image {
+                    table: write.table,
+                    schema_version: write.schema_version,
+                    tag: write.tag,
+                    key: self.locks.key(write.lock).key,
+                    row: write.row.map(|(expiry, from, to)| (expiry, &local.bodies[from..to])),
+                };
+                image.encode(&mut write_set.body);
+            }
+        }
+        let write_set = self.open_write_set(write_set);
+        let local = self.locals.get_mut(slot).expect("it is prepared");
+        if let Some(here) = local.partitions.iter_mut().find(|here| here.partition == partition) {
+            here.write_set = Some(write_set);
+        }
+        self.replicate(write_set);
+    }
+
+    pub(super) fn find_write_set(&self, partition: PartitionId, transaction: TransactionId) -> Option<u32> {
+        let open = &self.partitions[usize::from(partition.0)].open;
+        let is =
+            |slot: &u32| self.write_sets.get(*slot).is_some_and(|set| set.header.transaction == transaction);
+        open.iter().copied().find(is)
+    }
+
+    pub(super) fn send_prepare_conf(
+        &mut self,
+        coordinator: Coordinator,
+        transaction: TransactionId,
+        partition: PartitionId,
+        stamp: Epoch,
+    ) {
+        let conf = PrepareConf { transaction, partition, stamp };
+        match self.link_to_coordinator(&coordinator) {
+            None => self.tasks.push_back(Task::Prepared(conf)),
+            Some(link) => self.send_control(link, Kind::PrepareConf, &conf),
+        }
+    }
+
+    fn refuse_prepare(
+        &mut self,
+        coordinator: Coordinator,
+        transaction: TransactionId,
+        partition: PartitionId,
+        error: Error,
+    ) {
+        let refusal = PrepareRef { transaction, partition, error };
+        match self.link_to_coordinator(&coordinator) {
+            None => self.tasks.push_back(Task::PrepareRefused(refusal)),
+            Some(link) => self.send_control(link, Kind::PrepareRef, &refusal),
+        }
+    }
+
+    /// `None`: this worker itself. A coordinator that is gone has a link that is gone.
+    fn link_to_coordinator(&self, coordinator: &Coordinator) -> Option<LinkId> {
+        if coordinator.endpoint == self.own && coordinator.incarnation == self.life.incarnation {
+            return None;
+        }
+        Some(self.links.to(coordinator.endpoint, coordinator.incarnation).unwrap_or(LinkId::NONE))
+    }
+
+    /// The write set is confirmed: tells whoever waits for that.
+    pub(super) fn confirm_to_coordinator(&mut self, slot: u32) {
+        let WriteSet { header, answer_coordinator, .. } = self.write_sets.get_mut(slot).expect("confirmed");
+        if std::mem::take(answer_coordinator) {
+            let header = *header;
+            self.send_prepare_conf(header.coordinator, header.transaction, header.partition, header.stamp);
+        }
+    }
+
+    /// The TC has decided (`DecideReq`).
+    pub(super) fn on_decide(&mut self, coordinator: Coordinator, request: DecideReq) {
+        let id = request.transaction;
+        for &partition in &request.partitions {
+            if !self.is_primary(partition, self.own) {
+                continue;
+            }
+            if !self.partition(partition).serving {
+                let request = DecideReq { partitions: vec![partition], ..request.clone() };
+                self.partition(partition).parked.push(Parked::Decide(coordinator, request));
+                continue;
+            }
+            if let Some(slot) = self.find_write_set(partition, id) {
+                self.decide(slot, request.outcome);
+            } else {
+                self.abandon_unprepared(id, partition);
+            }
+            // Also for a decision that is old news here: the other replicas must have it before the TC may forget.
+            self.when_replicated(partition, Action::Decided { coordinator, transaction: id, partition });
+        }
+        self.refused.remove(&id);
+    }
+
+    /// The TC has aborted a transaction that refused Prepare in this partition.
+    fn abandon_unprepared(&mut self, id: TransactionId, partition: PartitionId) {
+        if let Some(&slot) = self.local_ids.get(&id) {
+            self.release_partition(slot, partition);
+        }
+    }
+
+    /// The replicas know the decision.
+    pub(super) fn decided_everywhere(
+        &mut self,
+        coordinator: Coordinator,
+        transaction: TransactionId,
+        partition: PartitionId,
+    ) {
+        let conf = DecideConf { transaction, partition };
+        match self.link_to_coordinator(&coordinator) {
+            None => self.tasks.push_back(Task::DecideConfirmed(conf)),
+            Some(link) => self.send_control(link, Kind::DecideConf, &conf),
+        }
+    }
+}

@@ -1,0 +1,709 @@
+//! The local handler: runs operations under locks, and keeps what they would write as pending versions.
+
+use std::sync::Arc;
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{PartitionId, TableId, TransactionId, Version},
+    limits::TRANSACTION_BYTES_MAX,
+    links::LinkId,
+    message::{
+        self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
+    },
+    operation::{LockMode, OperationRef},
+    result::{Refusal, ResultCode},
+    row::RowRef,
+    schema::Schema,
+    time::{ClusterTime, Duration},
+    wire::{Malformed, Reader, Writer},
+};
+use twofold_storage::{
+    evaluate::{Action, CurrentRow, evaluate},
+    fragment::row_tag,
+    lock::{Acquired, LockId, LockKey, Mode},
+};
+
+use super::{Task, Worker};
+
+/// Where a local transaction came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Origin {
+    /// An independent write of a client: this worker is its TC, and there is no other participant.
+    Independent { client: LinkId, request: u32, commit_number: u64 },
+    /// A worker's own, to free an expired row.
+    #[default]
+    Housekeeping,
+    /// A transaction that this coordinator drives.
+    Coordinated(Coordinator),
+}
+
+/// What a transaction is in one partition of this worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LocalPartition {
+    pub partition: PartitionId,
+    /// Operations that may take locks, undone ones too.
+    pub operations: u32,
+    /// Once prepared: the slot of its write set.
+    pub write_set: Option<u32>,
+}
+
+/// A pending version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PendingWrite {
+    pub statement: u32,
+    pub lock: LockId,
+    pub table: TableId,
+    pub schema_version: u16,
+    pub partition: PartitionId,
+    pub tag: u32,
+    /// When the row expires, and where its body is in [`Local::bodies`]; `None`: deleted.
+    pub row: Option<(ClusterTime, usize, usize)>,
+    /// The key's pending version before this one.
+    previous: Option<u32>,
+}
+
+/// A statement under way.
+#[derive(Debug, Default)]
+struct Statement {
+    number: u32,
+    serializable: bool,
+    /// Operations left; each after a u16 index, but for independent writes.
+    left: u16,
+    /// Results so far: u16 index, u32 length, result.
+    results: Vec<u8>,
+    done: u16,
+    /// The lock that is waited for.
+    waits: Option<LockId>,
+}
+
+/// What a transaction has at this worker.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    pub id: TransactionId,
+    timestamp: u64,
+    pub origin: Origin,
+    pub partitions: Vec<LocalPartition>,
+    pub locks: Vec<LockId>,
+    pub writes: Vec<PendingWrite>,
+    pub bodies: Vec<u8>,
+    statement: Option<Statement>,
+    /// The operations that a waiting statement has left.
+    parked: Vec<u8>,
+    pub prepared: bool,
+    /// The result of an independent write, until it is decided.
+    pub result: Vec<u8>,
+}
+
+impl Local {
+    fn reset(&mut self, id: TransactionId, timestamp: u64, origin: Origin) {
+        (self.id, self.timestamp, self.origin) = (id, timestamp, origin);
+        (self.statement, self.prepared) = (None, false);
+        self.partitions.clear();
+        self.locks.clear();
+        self.writes.clear();
+        self.bodies.clear();
+        self.parked.clear();
+    }
+
+    /// Whether a statement waits for a lock.
+    pub fn is_waiting(&self) -> bool {
+        self.statement.is_some()
+    }
+
+    pub fn age(&self) -> (u64, TransactionId) {
+        (self.timestamp, self.id)
+    }
+
+    fn is_independent(&self) -> bool {
+        !matches!(self.origin, Origin::Coordinated(_))
+    }
+
+    pub fn count_operation(&mut self, partition: PartitionId) {
+        match self.partitions.iter_mut().find(|local| local.partition == partition) {
+            Some(local) => local.operations += 1,
+            None => self.partitions.push(LocalPartition { partition, operations: 1, write_set: None }),
+        }
+    }
+
+    /// The row as a pending version of this transaction has it.
+    fn pending_row<'a>(&'a self, pending: u32, schema: &'a Schema, key: &'a [u8]) -> Option<CurrentRow<'a>> {
+        let write = &self.writes[pending as usize];
+        let (expiry, from, to) = write.row?;
+        let schema_version = write.schema_version.into();
+        let row = RowRef::new(schema, schema_version, key, &self.bodies[from..to]).expect("evaluated here");
+        Some(CurrentRow { row, schema_version, version: Version::default(), expiry })
+    }
+
+    pub fn hold(&mut self, lock: LockId) {
+        if !self.locks.contains(&lock) {
+            self.locks.push(lock);
+        }
+    }
+}
+
+/// How one operation went.
+enum Progress {
+    Done,
+    Waits(LockId),
+}
+
+/// How a statement went.
+enum Ran {
+    Complete,
+    Waits,
+    Failed { operation: u16, open: bool, error: Error },
+}
+
+impl Worker {
+    pub(super) fn begin_local(&mut self, id: TransactionId, timestamp: u64, origin: Origin) -> u32 {
+        let mut local = self.locals.recycled();
+        local.reset(id, timestamp, origin);
+        let indexed = !local.is_independent();
+        let slot = self.locals.insert(local);
+        if indexed {
+            let replaced = self.local_ids.insert(id, slot);
+            assert_eq!(replaced, None, "{id:?} is here twice");
+        }
+        slot
+    }
+
+    /// A TC wants operations run (`ExecuteReq`).
+    pub(super) fn on_execute(&mut self, coordinator: Coordinator, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "ExecuteReq");
+        let request = ExecuteReq::parse(&mut reader)?;
+        self.execute(coordinator, &request, reader.rest());
+        Ok(())
+    }
+
+    pub(super) fn execute(&mut self, coordinator: Coordinator, request: &ExecuteReq, operations: &[u8]) {
+        let id = request.transaction;
+        if self.refused.contains_key(&id) {
+            let error =
+                Error::new(ErrorCode::TransactionFailed, format!("transaction {id:?} has lost its locks"));
+            return self.refuse_statement(coordinator, id, request.statement, None, false, error);
+        }
+        let slot = match self.local_ids.get(&id) {
+            Some(&slot) => slot,
+            None => self.begin_local(id, request.timestamp, Origin::Coordinated(coordinator)),
+        };
+        let local = self.locals.get_mut(slot).expect("indexed locals exist");
+        assert!(
+            local.statement.is_none() && !local.prepared,
+            "a statement in the middle of another: {local:?}"
+        );
+        let serializable = request.flags & SERIALIZABLE != 0;
+        let mut reader = Reader::new(operations, "operations");
+        // All are counted before any runs: what the TC counted when it sent them.
+        while let Ok((_, operation)) = parse_operation(&mut reader) {
+            if lock_mode(&operation, serializable).is_some() {
+                local.count_operation(operation.hash.partition(self.config.partitions));
+            }
+        }
+        local.statement = Some(Statement {
+            number: request.statement,
+            serializable,
+            left: request.operations,
+            ..Statement::default()
+        });
+        self.run_statement(slot, operations);
+    }
+
+    /// Begins an independent write. `operation` has been parsed from `bytes` already.
+    pub(super) fn execute_independent(&mut self, slot: u32, bytes: &[u8]) {
+        let local = self.locals.get_mut(slot).expect("just begun");
+        local.statement = Some(Statement { left: 1, ..Statement::default() });
+        self.run_statement(slot, bytes);
+    }
+
+    /// A lock was granted: goes on with the statement that waited for it.
+    pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId) {
+        let Some(local) = self.locals.get_mut(slot).filter(|local| local.id == transaction) else { return };
+        let Some(statement) = &mut local.statement else { return };
+        let Some(lock) = statement.waits.take() else { return };
+        local.hold(lock);
+        let parked = std::mem::take(&mut local.parked);
+        self.run_statement(slot, &parked);
+        if let Some(local) = self.locals.get_mut(slot)
+            && local.parked.is_empty()
+        {
+            local.parked = parked;
+            local.parked.clear();
+        }
+    }
+
+    fn run_statement(&mut self, slot: u32, operations: &[u8]) {
+        let mut reader = Reader::new(operations, "operations");
+        match self.run_operations(slot, &mut reader) {
+            Ran::Waits => {
+                self.counters.lock_waits += 1;
+                let deadline = self.now + Duration::from_millis(self.config.lock_wait_timeout_ms.into());
+                let local = self.locals.get_mut(slot).expect("it waits");
+                self.lock_waits.push_back((deadline, slot, local.id));
+            }
+            Ran::Complete => self.statement_done(slot),
+            Ran::Failed { operation, open, error } => {
+                self.statement_failed(slot, Some(operation), open, error)
+            }
+        }
+    }
+
+    fn run_operations(&mut self, slot: u32, reader: &mut Reader<'_>) -> Ran {
+        loop {
+            let local = self.locals.get_mut(slot).expect("the statement's transaction is here");
+            let independent = local.is_independent();
+            let statement = local.statement.as_mut().expect("a statement runs");
+            if statement.left == 0 {
+                return Ran::Complete;
+            }
+            let before = reader.rest();
+            let parsed = if independent {
+                OperationRef::parse(reader).map(|operation| (0, operation))
+            } else {
+                parse_operation(reader)
+            };
+            let (index, operation) = match parsed {
+                Ok(parsed) => parsed,
+                Err(malformed) => {
+                    return Ran::Failed { operation: 0, open: true, error: malformed.into() };
+                }
+            };
+            match self.run_operation(slot, index, &operation) {
+                Ok(Progress::Done) => {
+                    let local = self.locals.get_mut(slot).expect("it goes on");
+                    let statement = local.statement.as_mut().expect("it goes on");
+                    statement.left -= 1;
+                    statement.done += 1;
+                }
+                Ok(Progress::Waits(lock)) => {
+                    let local = self.locals.get_mut(slot).expect("it waits");
+                    local.statement.as_mut().expect("it waits").waits = Some(lock);
+                    local.parked.clear();
+                    local.parked.extend_from_slice(before);
+                    return Ran::Waits;
+                }
+                Err((open, error)) => return Ran::Failed { operation: index, open, error },
+            }
+        }
+    }
+
+    /// Runs one operation. The error says whether the transaction can go on.
+    fn run_operation(
+        &mut self,
+        slot: u32,
+        index: u16,
+        operation: &OperationRef<'_>,
+    ) -> Result<Progress, (bool, Error)> {
+        let partition = operation.hash.partition(self.config.partitions);
+        self.check_serving(partition).map_err(|error| (false, error))?;
+        let schema = self.schema(operation.table, operation.schema_version).map_err(|error| (true, error))?;
+        let local = self.locals.get_mut(slot).expect("it runs");
+        let statement = local.statement.as_ref().expect("it runs");
+        let serializable = statement.serializable;
+        let mode = lock_mode(operation, serializable);
+        let key = LockKey {
+            table: operation.table,
+            partition,
+            tag: row_tag(&schema, &operation.hash, operation.key),
+            key: operation.key,
+        };
+        let lock = match mode {
+            Some(mode) => match self.lock(slot, &key, mode) {
+                Acquired::Granted(lock) => Some(lock),
+                Acquired::Waits(lock) => return Ok(Progress::Waits(lock)),
+                Acquired::Wound(_) => unreachable!("wounds are dealt with"),
+            },
+            None => {
+                self.locks.find(&key).filter(|&lock| self.locks.exclusive(lock).map(|h| h.0) == Some(slot))
+            }
+        };
+        let local = self.locals.get_mut(slot).expect("it runs");
+        if let (Some(_), Some(lock)) = (mode, lock) {
+            local.hold(lock);
+        }
+        let pending = lock.and_then(|lock| self.locks.pending(lock));
+        let mut new_body = std::mem::take(&mut self.scratch);
+        new_body.clear();
+        let local = self.locals.get_mut(slot).expect("it runs");
+        let mut results = std::mem::take(&mut local.statement.as_mut().expect("it runs").results);
+        let frame = results.len();
+        results.put_u16(index);
+        results.put_u32(0);
+        let start = results.len();
+        let current = match pending {
+            Some(pending) => local.pending_row(pending, &schema, operation.key),
+            None => self
+                .store
+                .row(operation.table, partition, key.tag, operation.key)
+                .map(|row| CurrentRow::stored(&schema, row)),
+        };
+        let action = evaluate(&schema, operation, current.as_ref(), self.time, &mut new_body, &mut results);
+        let length = (results.len() - start) as u32;
+        results[frame + 2..start].copy_from_slice(&length.to_le_bytes());
+        local.statement.as_mut().expect("it runs").results = results;
+        let independent = local.is_independent();
+        let done = match (action, lock) {
+            (Ok(Action::Put { expiry }), Some(lock)) => {
+                let version = operation.schema_version as u16;
+                self.pend(slot, lock, version, Some((expiry, &new_body))).map_err(|error| (true, error))
+            }
+            (Ok(Action::Delete), Some(lock)) => {
+                self.pend(slot, lock, operation.schema_version as u16, None).map_err(|error| (true, error))
+            }
+            (Ok(Action::Nothing), _) => Ok(()),
+            // The answer says what is wrong.
+            (Err(_), _) if independent => Ok(()),
+            (Err(refusal), _) => Err((true, operation_error(&schema, operation, &refusal))),
+            (Ok(action), None) => panic!("{action:?} without a lock: {operation:?}"),
+        };
+        self.scratch = new_body;
+        done.map(|()| Progress::Done)
+    }
+
+    /// Adds a pending version to a locked key.
+    pub(super) fn pend(
+        &mut self,
+        slot: u32,
+        lock: LockId,
+        schema_version: u16,
+        row: Option<(ClusterTime, &[u8])>,
+    ) -> Result<(), Error> {
+        let key = self.locks.key(lock);
+        let local = self.locals.get_mut(slot).expect("it runs");
+        if let Some((_, body)) = row {
+            if !self.store.has_room(local.bodies.len() + key.key.len() + body.len()) {
+                let text = format!("data_memory of node {} is used up", self.own.node);
+                return Err(Error::new(ErrorCode::TableFull, text));
+            }
+            if local.bodies.len() + body.len() > TRANSACTION_BYTES_MAX {
+                let text = format!("the transaction writes more than {TRANSACTION_BYTES_MAX} bytes");
+                return Err(Error::new(ErrorCode::TooLarge, text));
+            }
+        }
+        let row = row.map(|(expiry, body)| {
+            let from = local.bodies.len();
+            local.bodies.extend_from_slice(body);
+            (expiry, from, local.bodies.len())
+        });
+        local.writes.push(PendingWrite {
+            statement: local.statement.as_ref().map_or(0, |statement| statement.number),
+            lock,
+            table: key.table,
+            schema_version,
+            partition: key.partition,
+            tag: key.tag,
+            row,
+            previous: self.locks.pending(lock),
+        });
+        let newest = (local.writes.len() - 1) as u32;
+        self.locks.set_pending(lock, Some(newest));
+        Ok(())
+    }
+
+    /// Asks for a lock, wounding whoever has to make way.
+    fn lock(&mut self, slot: u32, key: &LockKey<'_>, mode: Mode) -> Acquired {
+        let age = self.locals.get(slot).expect("it runs").age();
+        loop {
+            match self.locks.acquire(key, slot, mode, age) {
+                Acquired::Wound(younger) => self.wound(younger, key),
+                granted_or_waits => return granted_or_waits,
+            }
+        }
+    }
+
+    /// Takes all its locks from a younger transaction, for good.
+    fn wound(&mut self, slot: u32, key: &LockKey<'_>) {
+        self.counters.wounds += 1;
+        let local = self.locals.get(slot).expect("holders exist");
+        if local.prepared {
+            // In another partition of this worker only: here it will refuse.
+            if let Origin::Coordinated(coordinator) = local.origin {
+                self.refused.insert(local.id, coordinator);
+            }
+            return self.release_partition(slot, key.partition);
+        }
+        let table = self.schemas.get(&key.table).map_or("?", |schema| schema.table().name.as_str());
+        let text = format!("an older transaction needs the lock on key {:02x?} of table {table}", key.key);
+        self.fail_local(slot, Error::new(ErrorCode::Deadlock, text));
+    }
+
+    /// Ends a local transaction that is not prepared, and tells its TC; whatever else comes of it is refused.
+    pub(super) fn fail_local(&mut self, slot: u32, error: Error) {
+        let local = self.locals.get(slot).expect("it is to fail");
+        assert!(!local.prepared, "a prepared transaction fails only by decision: {local:?}");
+        let (id, origin) = (local.id, local.origin);
+        match origin {
+            Origin::Coordinated(coordinator) => {
+                #[cfg(feature = "mutations")]
+                let remember = !self.mutated(crate::mutation::Mutation::ForgetWounded);
+                #[cfg(not(feature = "mutations"))]
+                let remember = true;
+                if remember {
+                    self.refused.insert(id, coordinator);
+                }
+                let wound = WoundOrd { transaction: id, error };
+                if coordinator.endpoint == self.own {
+                    self.tasks.push_back(Task::Wounded(wound));
+                } else if let Some(&link) = self.data_links.get(&coordinator.endpoint) {
+                    self.send_control(link, Kind::WoundOrd, &wound);
+                }
+            }
+            Origin::Independent { client, request, .. } => self.refuse_operation(client, request, &error),
+            Origin::Housekeeping => {}
+        }
+        self.end_local(slot);
+    }
+
+    /// Forgets a local transaction: its request for a lock, its pending versions and the locks it still holds.
+    pub(super) fn end_local(&mut self, slot: u32) {
+        let Some(mut local) = self.locals.remove(slot) else { return };
+        if !local.is_independent() {
+            self.local_ids.remove(&local.id);
+        }
+        if let Some(lock) = local.statement.as_ref().and_then(|statement| statement.waits) {
+            self.locks.cancel(lock, slot, &mut self.woken);
+        }
+        for lock in local.locks.drain(..) {
+            self.locks.release(lock, slot, &mut self.woken);
+        }
+        self.locals.recycle(local);
+        self.wake();
+    }
+
+    /// Gives up the locks in one partition.
+    pub(super) fn release_partition(&mut self, slot: u32, partition: PartitionId) {
+        let Some(local) = self.locals.get_mut(slot) else { return };
+        local.partitions.retain(|other| other.partition != partition);
+        let locks = &mut self.locks;
+        let woken = &mut self.woken;
+        local.locks.retain(|&lock| {
+            let released = locks.key(lock).partition == partition;
+            if released {
+                locks.release(lock, slot, woken);
+            }
+            !released
+        });
+        if local.partitions.is_empty() {
+            self.end_local(slot);
+        } else {
+            self.wake();
+        }
+    }
+
+    /// Turns what the lock table let through into tasks.
+    pub(super) fn wake(&mut self) {
+        for (_, slot) in self.woken.granted.drain(..) {
+            if let Some(local) = self.locals.get(slot) {
+                self.tasks.push_back(Task::Resume { slot, transaction: local.id });
+            }
+        }
+        self.tasks.extend(self.woken.observers.drain(..).map(Task::Observer));
+    }
+
+    /// Takes back the pending versions of all statements from this one on. The locks stay.
+    fn undo_from(&mut self, slot: u32, statement: u32) {
+        let local = self.locals.get_mut(slot).expect("it is undone");
+        while let Some(write) = local.writes.pop_if(|write| write.statement >= statement) {
+            self.locks.set_pending(write.lock, write.previous);
+            if let Some((_, from, _)) = write.row {
+                local.bodies.truncate(from);
+            }
+        }
+    }
+
+    fn statement_done(&mut self, slot: u32) {
+        let local = self.locals.get_mut(slot).expect("its statement is done");
+        let statement = local.statement.take().expect("it is done");
+        let (id, origin) = (local.id, local.origin);
+        match origin {
+            Origin::Coordinated(coordinator) if coordinator.endpoint == self.own => {
+                let results = split_results(&statement.results);
+                self.forget_if_unlocked(slot);
+                self.tasks.push_back(Task::Executed {
+                    transaction: id,
+                    statement: statement.number,
+                    results,
+                });
+            }
+            Origin::Coordinated(coordinator) => {
+                self.forget_if_unlocked(slot);
+                let Some(&link) = self.data_links.get(&coordinator.endpoint) else { return };
+                let Some(link) = self.links.get_mut(link) else { return };
+                let conf =
+                    ExecuteConf { transaction: id, statement: statement.number, results: statement.done };
+                link.send(Kind::ExecuteConf as u8, 0, |out| {
+                    conf.encode(out);
+                    out.put(&statement.results);
+                });
+            }
+            Origin::Independent { .. } | Origin::Housekeeping => {
+                self.independent_done(slot, &statement.results[6..])
+            }
+        }
+    }
+
+    /// A transaction that only read without locks leaves no trace.
+    fn forget_if_unlocked(&mut self, slot: u32) {
+        if self.locals.get(slot).is_some_and(|local| local.partitions.is_empty()) {
+            self.end_local(slot);
+        }
+    }
+
+    /// A statement's part here failed: undoes it, and tells the TC or the client.
+    fn statement_failed(&mut self, slot: u32, operation: Option<u16>, open: bool, error: Error) {
+        let local = self.locals.get_mut(slot).expect("its statement failed");
+        let statement = local.statement.take().expect("it failed");
+        let (id, origin) = (local.id, local.origin);
+        if let Some(lock) = statement.waits {
+            self.locks.cancel(lock, slot, &mut self.woken);
+            self.wake();
+        }
+        match origin {
+            Origin::Coordinated(coordinator) => {
+                self.undo_from(slot, statement.number);
+                self.forget_if_unlocked(slot);
+                self.refuse_statement(coordinator, id, statement.number, operation, open, error);
+            }
+            Origin::Independent { client, request, .. } => {
+                self.end_local(slot);
+                self.refuse_operation(client, request, &error);
+            }
+            Origin::Housekeeping => self.end_local(slot),
+        }
+    }
+
+    fn refuse_statement(
+        &mut self,
+        coordinator: Coordinator,
+        transaction: TransactionId,
+        statement: u32,
+        operation: Option<u16>,
+        open: bool,
+        error: Error,
+    ) {
+        let refusal = ExecuteRef { transaction, statement, operation, open, error };
+        if coordinator.endpoint == self.own {
+            self.tasks.push_back(Task::ExecuteFailed(refusal));
+        } else if let Some(&link) = self.data_links.get(&coordinator.endpoint) {
+            self.send_control(link, Kind::ExecuteRef, &refusal);
+        }
+    }
+
+    /// The TC undoes statements (`UndoOrd`).
+    pub(super) fn on_undo(&mut self, undo: UndoOrd) {
+        let Some(&slot) = self.local_ids.get(&undo.transaction) else { return };
+        let local = self.locals.get_mut(slot).expect("indexed locals exist");
+        assert!(!local.prepared, "{undo:?} after Prepare: {local:?}");
+        if let Some(lock) = local.statement.take().and_then(|statement| statement.waits) {
+            self.locks.cancel(lock, slot, &mut self.woken);
+            self.wake();
+        }
+        self.undo_from(slot, undo.statement);
+        self.forget_if_unlocked(slot);
+    }
+
+    /// The TC has ended a transaction that it has not prepared (`EndOrd`).
+    pub(super) fn on_end(&mut self, transaction: TransactionId) {
+        self.refused.remove(&transaction);
+        if let Some(&slot) = self.local_ids.get(&transaction) {
+            let local = self.locals.get(slot).expect("indexed locals exist");
+            assert!(!local.prepared, "EndOrd after Prepare: {local:?}");
+            self.end_local(slot);
+        }
+    }
+
+    /// Fails the statements that have waited for a lock for too long.
+    pub(super) fn time_out_lock_waits(&mut self) {
+        while let Some(&(deadline, slot, transaction)) = self.lock_waits.front() {
+            let local = self.locals.get(slot).filter(|local| local.id == transaction);
+            let lock = local.and_then(|local| local.statement.as_ref()?.waits);
+            if let Some(lock) = lock {
+                if deadline > self.now {
+                    return;
+                }
+                self.counters.lock_timeouts += 1;
+                let key = self.locks.key(lock);
+                let table = self.schemas.get(&key.table).map_or("?", |schema| schema.table().name.as_str());
+                let text = format!("the lock on key {:02x?} of table {table} was not to be had", key.key);
+                self.statement_failed(slot, None, true, Error::new(ErrorCode::LockWaitTimeout, text));
+            }
+            self.lock_waits.pop_front();
+        }
+    }
+
+    /// The table's schema, if the client knows it as it is.
+    pub(super) fn schema(&self, table: TableId, version: u32) -> Result<Arc<Schema>, Error> {
+        match self.schemas.get(&table) {
+            Some(schema) if schema.table().version == version => Ok(schema.clone()),
+            Some(schema) => {
+                let text = format!(
+                    "table {} has version {}, not {version}",
+                    schema.table().name,
+                    schema.table().version
+                );
+                Err(Error::new(ErrorCode::StaleSchema, text))
+            }
+            None if table.0 < self.next_table => {
+                Err(Error::new(ErrorCode::NoSuchTable, format!("table number {table} was dropped")))
+            }
+            None => {
+                Err(Error::new(ErrorCode::StaleSchema, format!("table number {table} is not known here yet")))
+            }
+        }
+    }
+
+    pub(super) fn refuse_operation(&mut self, client: LinkId, request: u32, error: &Error) {
+        if let Some(link) = self.links.get_mut(client) {
+            link.send(Kind::OperationRef as u8, 0, |out| message::put_operation_ref(out, request, error));
+        }
+    }
+}
+
+/// How an operation locks its key.
+pub(super) fn lock_mode(operation: &OperationRef<'_>, serializable: bool) -> Option<Mode> {
+    match operation.lock {
+        _ if operation.writes() => Some(Mode::Exclusive),
+        LockMode::Exclusive => Some(Mode::Exclusive),
+        LockMode::Shared => Some(Mode::Shared),
+        LockMode::None => serializable.then_some(Mode::Shared),
+    }
+}
+
+/// An operation of a statement, after its index there.
+fn parse_operation<'a>(reader: &mut Reader<'a>) -> Result<(u16, OperationRef<'a>), Malformed> {
+    Ok((reader.u16()?, OperationRef::parse(reader)?))
+}
+
+/// Results by index, from u16 index, u32 length, result.
+fn split_results(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    parse_results(bytes).expect("written here")
+}
+
+pub(super) fn parse_results(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, Malformed> {
+    let mut reader = Reader::new(bytes, "results");
+    let mut results = Vec::new();
+    while !reader.is_empty() {
+        results.push((reader.u16()?, reader.block()?.to_vec()));
+    }
+    Ok(results)
+}
+
+/// Why an operation fails its statement.
+fn operation_error(schema: &Schema, operation: &OperationRef<'_>, refusal: &Refusal) -> Error {
+    let table = &schema.table().name;
+    let key = operation.key;
+    let code = match refusal.code {
+        ResultCode::NotFound => ErrorCode::NoSuchRow,
+        ResultCode::AlreadyExists => ErrorCode::DuplicateKey,
+        ResultCode::ConditionFalse => ErrorCode::ConditionFalse,
+        ResultCode::RowTooBig => ErrorCode::RowTooLarge,
+        ResultCode::Malformed => ErrorCode::Malformed,
+        ResultCode::SchemaChanged => ErrorCode::StaleSchema,
+        _ => ErrorCode::BadValue,
+    };
+    let column = refusal.column.and_then(|column| schema.table().columns.get(usize::from(column)));
+    let text = match column {
+        Some(column) => format!("{:?} for column {} of table {table}", refusal.code, column.name),
+        None => format!("{:?} for key {key:02x?} of table {table}", refusal.code),
+    };
+    Error::new(code, text)
+}

@@ -1,0 +1,280 @@
+//! Write sets and decisions: from the primary to the replicas, and at the replicas.
+
+use super::{Task, Worker, outcome::Doubt, query::Origin, waits::Action};
+use twofold_proto::{
+    ids::{Endpoint, PartitionId, Version, ViewNumber},
+    links::LinkId,
+    message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
+    wire::{Malformed, Reader, Writer},
+};
+
+/// A write set that is not decided: the same at the primary and at replicas.
+#[derive(Debug)]
+pub(super) struct WriteSet {
+    pub header: WriteSetHeader,
+    pub participants: Vec<Participant>,
+    /// The encoded images.
+    pub body: Vec<u8>,
+    /// At the primary: the local transaction that holds its locks.
+    pub local: Option<u32>,
+    /// At the primary: all replicas that its view counts have it.
+    pub confirmed: bool,
+    /// At the primary: the view whose replicas it waits for.
+    awaits: ViewNumber,
+    /// At the primary: the TC has not been answered.
+    pub answer_coordinator: bool,
+    /// At the primary: the TC is gone, and the others are being asked.
+    pub doubt: Option<Doubt>,
+    /// At the primary: links (or here) that asked for the outcome and wait until it is confirmed.
+    pub askers: Vec<(Option<LinkId>, PartitionId)>,
+    /// Scans that wait for the decision.
+    pub observers: Vec<u64>,
+}
+
+impl Default for WriteSet {
+    fn default() -> WriteSet {
+        WriteSet {
+            header: WriteSetHeader {
+                partition: PartitionId::default(),
+                number: 0,
+                transaction: Default::default(),
+                commit_number: 0,
+                coordinator: Default::default(),
+                prepared: Default::default(),
+                stamp: Default::default(),
+                refusal: false,
+                participants: 0,
+                images: 0,
+            },
+            participants: Vec::new(),
+            body: Vec::new(),
+            local: None,
+            confirmed: false,
+            awaits: ViewNumber::default(),
+            answer_coordinator: false,
+            doubt: None,
+            askers: Vec::new(),
+            observers: Vec::new(),
+        }
+    }
+}
+
+impl WriteSet {
+    pub fn reset(&mut self, header: WriteSetHeader, participants: &[Participant], local: Option<u32>) {
+        self.header = header;
+        self.participants.clear();
+        self.participants.extend_from_slice(participants);
+        self.body.clear();
+        self.local = local;
+        (self.confirmed, self.answer_coordinator, self.doubt) = (false, false, None);
+        self.askers.clear();
+        self.observers.clear();
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.header.encode(out, &self.participants);
+        out.put(&self.body);
+    }
+}
+
+impl Worker {
+    /// Adds a write set to its partition's open ones.
+    pub(super) fn open_write_set(&mut self, write_set: Box<WriteSet>) -> u32 {
+        let header = write_set.header;
+        let slot = self.write_sets.insert(write_set);
+        self.partition(header.partition).open.push_back(slot);
+        slot
+    }
+
+    /// Sends a new write set to every replica, and waits for those that count.
+    pub(super) fn replicate(&mut self, slot: u32) {
+        let write_set = self.write_sets.get(slot).expect("it was just opened");
+        let header = write_set.header;
+        *self.open_epochs.entry(header.prepared).or_default() += 1;
+        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
+        for &(link, counts) in replicas {
+            let Some(link) = self.links.get_mut(link) else { continue };
+            link.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
+            if counts {
+                link.want_acknowledgement();
+            }
+        }
+        self.counters.write_sets += 1;
+        self.await_confirmation(slot);
+    }
+
+    /// The write set is confirmed when all replicas that count have what was sent to them so far.
+    pub(super) fn await_confirmation(&mut self, slot: u32) {
+        let write_set = self.write_sets.get_mut(slot).expect("it is open");
+        write_set.confirmed = false;
+        write_set.awaits = self.view.number;
+        let header = &write_set.header;
+        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
+        let action = Action::Confirm { slot, number: header.number, view: self.view.number };
+        let links = &self.links;
+        let counted = replicas.iter().filter(|replica| {
+            #[cfg(feature = "mutations")]
+            if self.mutation == Some(crate::mutation::Mutation::CommitWithoutReplicas) {
+                return false;
+            }
+            replica.1
+        });
+        let positions = counted.filter_map(|&(link, _)| Some((link, links.get(link)?.position())));
+        self.waits.add(positions, action, &mut self.tasks);
+    }
+
+    /// `action`, once all replicas have what was sent to them so far.
+    pub(super) fn when_replicated(&mut self, partition: PartitionId, action: Action) {
+        let replicas = &self.partitions[usize::from(partition.0)].replicas;
+        let links = &self.links;
+        let positions = replicas.iter().filter_map(|&(link, _)| Some((link, links.get(link)?.position())));
+        self.waits.add(positions, action, &mut self.tasks);
+    }
+
+    /// All that had to be waited for has happened.
+    pub(super) fn on_done(&mut self, action: Action) {
+        match action {
+            Action::Confirm { slot, number, view } => {
+                // Under a newer view it was put to wait again, or is another primary's.
+                let waits =
+                    |set: &&WriteSet| set.header.number == number && !set.confirmed && set.awaits == view;
+                let Some(write_set) = self.write_sets.get(slot).filter(waits) else { return };
+                let state = &self.partitions[usize::from(write_set.header.partition.0)];
+                if state.primary == Some(self.own) && state.serving {
+                    self.confirmed(slot);
+                }
+            }
+            Action::Decided { coordinator, transaction, partition } => {
+                self.decided_everywhere(coordinator, transaction, partition);
+            }
+            Action::Marked { view, epoch } => self.on_marked(view, epoch),
+            Action::Counted { view, life } => self.on_counted(view, life),
+        }
+    }
+
+    /// The write set is on all replicas that count.
+    fn confirmed(&mut self, slot: u32) {
+        let write_set = self.write_sets.get_mut(slot).expect("it is open");
+        write_set.confirmed = true;
+        let header = write_set.header;
+        if header.refusal {
+            return self.decide(slot, Outcome::Aborted);
+        }
+        let alone = write_set.participants.len() == 1;
+        let local = write_set.local.and_then(|local| self.locals.get(local));
+        let independent = local.is_some_and(|local| !matches!(local.origin, Origin::Coordinated(_)));
+        if independent {
+            return self.decide(slot, Outcome::Committed(header.stamp));
+        }
+        self.answer_askers(slot);
+        self.confirm_to_coordinator(slot);
+        let Some(write_set) = self.write_sets.get(slot) else { return };
+        if write_set.doubt.is_some() {
+            if alone { self.decide(slot, Outcome::Committed(header.stamp)) } else { self.try_resolve(slot) }
+        }
+    }
+
+    /// Ends an open write set at its primary: applies it or not, frees its locks, tells the replicas.
+    pub(super) fn decide(&mut self, slot: u32, outcome: Outcome) {
+        let header = self.write_sets.get(slot).expect("it is open").header;
+        let order = DecideOrd {
+            partition: header.partition,
+            number: header.number,
+            transaction: header.transaction,
+            outcome,
+        };
+        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
+        for &(link, _) in replicas {
+            if let Some(link) = self.links.get_mut(link) {
+                link.send_later(Kind::DecideOrd as u8, 0, |out| order.encode(out));
+            }
+        }
+        self.less_open(header.prepared);
+        let local = self.write_sets.get(slot).and_then(|write_set| write_set.local);
+        self.answer_decided(slot, outcome);
+        self.close(slot, outcome);
+        if let Some(local) = local {
+            self.independent_decided(local, outcome);
+            self.release_partition(local, header.partition);
+        }
+    }
+
+    /// Takes a write set out of the open ones, at primary and replica alike: applies it if committed, and keeps the
+    /// outcome.
+    fn close(&mut self, slot: u32, outcome: Outcome) {
+        let mut write_set = self.write_sets.remove(slot).expect("it is open");
+        let header = write_set.header;
+        let open = &mut self.partitions[usize::from(header.partition.0)].open;
+        let place = open.iter().position(|&other| other == slot).expect("open write sets are listed");
+        open.remove(place);
+        if let Outcome::Committed(epoch) = outcome {
+            self.apply(&write_set, Version { epoch, number: header.number });
+        }
+        self.outcomes.record(&header, outcome);
+        self.tasks.extend(write_set.observers.drain(..).map(Task::Observer));
+        self.write_sets.recycle(write_set);
+    }
+
+    fn apply(&mut self, write_set: &WriteSet, version: Version) {
+        let partition = write_set.header.partition;
+        let mut reader = Reader::new(&write_set.body, "images");
+        for _ in 0..write_set.header.images {
+            let image = Image::parse(&mut reader).expect("images were parsed when they came");
+            let dropped = image.table.0 < self.next_table && !self.schemas.contains_key(&image.table);
+            if dropped {
+                continue;
+            }
+            self.store.apply(partition, version, &image);
+        }
+    }
+
+    /// Whether what this sender says of the partition counts: it is the primary of the newest view.
+    pub(super) fn is_primary(&self, partition: PartitionId, sender: Endpoint) -> bool {
+        self.partitions.get(usize::from(partition.0)).is_some_and(|state| state.primary == Some(sender))
+    }
+
+    /// At a replica: a write set of the primary (`WriteSetReq`).
+    pub(super) fn on_write_set(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "WriteSetReq");
+        let mut write_set = self.write_sets.recycled();
+        let header = WriteSetHeader::parse(&mut reader, &mut write_set.participants)?;
+        let participants = std::mem::take(&mut write_set.participants);
+        write_set.reset(header, &participants, None);
+        let images = reader.rest();
+        for _ in 0..header.images {
+            Image::parse(&mut reader)?;
+        }
+        reader.finish()?;
+        let listed = || self.find_numbered(header.partition, header.number);
+        if !self.is_primary(header.partition, sender) || listed().is_some() {
+            self.write_sets.recycle(write_set);
+            return Ok(());
+        }
+        self.counters.replicated += 1;
+        write_set.body.extend_from_slice(images);
+        let state = self.partition(header.partition);
+        state.number = state.number.max(header.number);
+        self.open_write_set(write_set);
+        Ok(())
+    }
+
+    pub(super) fn find_numbered(&self, partition: PartitionId, number: u64) -> Option<u32> {
+        let open = &self.partitions[usize::from(partition.0)].open;
+        let is = |slot: &u32| self.write_sets.get(*slot).is_some_and(|set| set.header.number == number);
+        open.iter().copied().find(is)
+    }
+
+    /// At a replica: a decision of the primary (`DecideOrd`).
+    pub(super) fn on_decide_ord(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+        let order = DecideOrd::parse(body)?;
+        if !self.is_primary(order.partition, sender) {
+            return Ok(());
+        }
+        if let Some(slot) = self.find_numbered(order.partition, order.number) {
+            let header = &self.write_sets.get(slot).expect("just found").header;
+            assert_eq!(header.transaction, order.transaction, "{order:?} {header:?}");
+            self.close(slot, order.outcome);
+        }
+        Ok(())
+    }
+}
