@@ -4,7 +4,7 @@
 //! [`History::push`] for each operation, the result when it arrives, [`History::answer`] when the client is told how
 //! the transaction ended. Times are the simulator's own, the same for all; no node ever sees them.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt};
 
 use twofold_proto::{
     ids::{Epoch, Incarnation, TableId, TransactionId, Version},
@@ -390,9 +390,6 @@ pub enum FinalContent {
     /// A list's elements.
     List(Vec<Value>),
 }
-
-/// The longest time by which acknowledged commits may be older than a crash and still be lost in it.
-pub type LossWindow = Duration;
 
 #[cfg(test)]
 mod tests {

@@ -8,11 +8,11 @@
 
 use std::collections::BTreeMap;
 
-use twofold_proto::ids::Epoch;
+use twofold_proto::{ids::Epoch, time::Duration};
 
 use super::{Verdict, Violation, lists};
 use crate::history::{
-    Action, Condition, FinalRows, History, Key, LossWindow, Operation, SystemRestart, Transaction, Value,
+    Action, Condition, FinalRows, History, Key, Operation, SystemRestart, Transaction, Value,
 };
 
 /// Checks the epochs of all that was answered with one.
@@ -175,7 +175,7 @@ fn inversion(group: Vec<&Transaction>) -> Option<(&Transaction, &Transaction)> {
 
 /// Checks what a restart of the whole cluster lost: nothing that was to be on disk, and nothing that had been
 /// acknowledged for longer than the window when the cluster died.
-pub fn check_restart(history: &History, restart: &SystemRestart, window: LossWindow) -> Verdict {
+pub fn check_restart(history: &History, restart: &SystemRestart, window: Duration) -> Verdict {
     for transaction in history.transactions() {
         let Some(epoch) = transaction.epoch().filter(|&epoch| restart.lost(epoch)) else { continue };
         if !transaction.operations.iter().any(Operation::changes) {

@@ -188,20 +188,26 @@ impl<'a> Builder<'a> {
         let mut text = String::new();
         for (n, (node, edge)) in real.iter().enumerate() {
             let (a, b) = (transactions[*node].id, transactions[real[(n + 1) % real.len()].0].id);
-            let (key, value) = match edge.about {
-                Some((key, Some(value))) => (format!("{key:?}"), value.to_string()),
-                Some((key, None)) => (format!("{key:?}"), "what nobody read".into()),
-                None => Default::default(),
-            };
-            let line = match edge.kind {
-                Dependency::WriteWrite => {
-                    format!("{a:?} appended to {key} before {b:?} appended {value} (ww)")
+            let line = match (edge.kind, edge.about) {
+                (Dependency::RealTime, _) | (_, None) => {
+                    format!("{a:?} was answered before {b:?} began (real time)")
                 }
-                Dependency::WriteRead => format!("{a:?} appended {value} to {key}, which {b:?} read (wr)"),
-                Dependency::ReadWrite => {
-                    format!("{a:?} read {key} without {value}, which {b:?} appended (rw)")
+                (Dependency::WriteRead, Some((key, value))) => {
+                    let value = value.expect("what was read has a value");
+                    format!("{a:?} appended {value} to {key:?}, which {b:?} read (wr)")
                 }
-                Dependency::RealTime => format!("{a:?} was answered before {b:?} began (real time)"),
+                (Dependency::WriteWrite, Some((key, Some(value)))) => {
+                    format!("{a:?} appended to {key:?} before {b:?} appended {value} (ww)")
+                }
+                (Dependency::WriteWrite, Some((key, None))) => {
+                    format!("{a:?} appended to {key:?} before {b:?} did (ww)")
+                }
+                (Dependency::ReadWrite, Some((key, Some(value)))) => {
+                    format!("{a:?} read {key:?} without {value}, which {b:?} appended (rw)")
+                }
+                (Dependency::ReadWrite, Some((key, None))) => {
+                    format!("{a:?} read {key:?} without what {b:?} appended (rw)")
+                }
             };
             text += if n == 0 { "" } else { "; " };
             text += &line;

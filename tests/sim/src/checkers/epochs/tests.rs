@@ -79,6 +79,29 @@ fn what_was_overwritten_is_in_no_later_epoch() {
 }
 
 #[test]
+fn an_unknown_append_in_between_hides_nothing() {
+    let committed = |epoch| Some((9, Outcome::Committed { epoch: Some(Epoch(epoch)) }));
+    let mut script = Script::default();
+    script.transaction(1, 0, committed(4), [append(1, 1)]).transaction(2, 0, None, [append(1, 2)]);
+    script.transaction(3, 0, committed(3), [append(1, 3)]);
+    script.transaction(4, 0, committed(7), [saw_list(1, &[1, 2, 3], 3)]);
+    assert_eq!(check(&script.history).unwrap_err().anomaly, "cut not closed");
+}
+
+#[test]
+fn the_version_of_an_own_pending_write_says_nothing() {
+    let mut script = Script::default();
+    let outcome = Outcome::Committed { epoch: Some(Epoch(4)) };
+    script.transaction(
+        1,
+        0,
+        Some((9, outcome)),
+        [wrote(1, 1), saw(1, 1, 99), append(2, 2), saw_list(2, &[2], 99)],
+    );
+    assert_eq!(check(&script.history), Ok(()));
+}
+
+#[test]
 fn a_session_goes_on_in_the_same_epoch_or_a_later_one() {
     let session = |second| anomaly(&[(1, 0, 1, 4, wrote(1, 1)), (1, 2, 3, second, wrote(2, 2))]);
     assert_eq!(session(4), None);
