@@ -1,0 +1,179 @@
+//! Epochs, and cluster time.
+
+use std::collections::BTreeMap;
+
+use twofold_proto::{
+    ids::{Epoch, NodeId},
+    message::{EpochDoneRep, EpochOrd, Kind, Life},
+    time::{ClusterTime, Duration, Time},
+    view::{MemberState, View},
+};
+
+use super::{Effect, Node};
+use crate::local::ToWorker;
+
+/// How far cluster time may get ahead of what the president has measured, each time it stamps an epoch.
+const TIME_STEP_MAX: Duration = Duration::from_secs(1);
+
+/// What a node knows of epochs.
+#[derive(Debug, Default)]
+pub(super) struct Epochs {
+    pub(super) epoch: Epoch,
+    pub(super) complete: Epoch,
+    /// Cluster time as last stamped, and when that was here; none before the first epoch.
+    stamped: Option<(ClusterTime, Time)>,
+    /// The wall clock in milliseconds since 1970, and when it showed that.
+    wall: Option<(u64, Time)>,
+    /// As president: what the members are done with, under the adopted view.
+    done: BTreeMap<NodeId, Epoch>,
+    /// As president: when the epoch ends.
+    pub(super) due: Option<Time>,
+    /// Whether an epoch has ended in this turn: then everything that waits leaves with it.
+    pub(super) ended: bool,
+    /// What the president was last told.
+    told: Option<EpochDoneRep>,
+}
+
+impl Epochs {
+    /// Somebody knows this epoch.
+    pub(super) fn see(&mut self, epoch: Epoch) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    pub(super) fn begin_view(&mut self) {
+        self.done.clear();
+    }
+
+    pub(super) fn set_wall_clock(&mut self, now: Time, millis: u64) {
+        self.wall = Some((millis, now));
+    }
+
+    fn is_done(&mut self, node: NodeId, epoch: Epoch) {
+        // Who is done with an epoch knows a later one.
+        self.see(epoch.next());
+        let done = self.done.entry(node).or_default();
+        *done = (*done).max(epoch);
+    }
+
+    /// The newest epoch that is complete by what the `up` members say. The others coordinate nothing and are
+    /// primary of nothing, so they are done with everything.
+    fn completed(&self, view: &View) -> Option<Epoch> {
+        let up = view.members.iter().filter(|member| member.state == MemberState::Up);
+        up.map(|member| self.done.get(&member.node).copied()).min().flatten()
+    }
+
+    /// Cluster time now: follows the wall clock, but never back, and never far ahead of what was measured here
+    /// since the last stamp. Where the wall clock is behind it goes on at half its speed until they meet.
+    pub(super) fn next_time(&self, now: Time) -> ClusterTime {
+        let wall = self.wall.map(|(millis, then)| millis.saturating_add(millis_of(now.since(then))));
+        let Some((last, then)) = self.stamped else { return ClusterTime(wall.unwrap_or(0)) };
+        let passed = now.since(then);
+        let earliest = last.0.saturating_add(millis_of(passed / 2));
+        let latest = last.0.saturating_add(millis_of(passed + TIME_STEP_MAX));
+        ClusterTime(wall.unwrap_or(last.0.saturating_add(millis_of(passed))).clamp(earliest, latest))
+    }
+
+    pub(super) fn stamp(&mut self, now: Time, time: ClusterTime) {
+        if time > self.stamped.unwrap_or_default().0 {
+            self.stamped = Some((time, now));
+        }
+    }
+
+    pub(super) fn check(&self) {
+        assert!(
+            self.complete < self.epoch || self.complete == Epoch(0),
+            "epoch {:?} is complete, and the newest is {:?}",
+            self.complete,
+            self.epoch
+        );
+    }
+}
+
+fn millis_of(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Node {
+    pub(super) fn is_president(&self) -> bool {
+        self.state() == Some(MemberState::Up) && self.view.president() == Some(self.life.node)
+    }
+
+    /// As president: ends the epoch.
+    pub(super) fn end_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.epochs.due = Some(now + self.config.epoch());
+        self.level = self.level || self.has_heard_all();
+        if !self.level {
+            return;
+        }
+        if let Some(done) = self.workers.done() {
+            self.epochs.is_done(self.life.node, done);
+        }
+        let complete = self.epochs.completed(&self.view).unwrap_or_default();
+        self.epochs.complete = self.epochs.complete.max(complete);
+        let first = Epoch::new(self.view.restart, 0);
+        self.epochs.epoch = self.epochs.epoch.max(first).next();
+        let time = self.epochs.next_time(now);
+        self.epochs.stamp(now, time);
+        let Epochs { epoch, complete, .. } = self.epochs;
+        let order = EpochOrd { view: self.view.number, epoch, complete, time };
+        for id in self.peers.values().filter_map(|peer| peer.link).collect::<Vec<_>>() {
+            if let Some(link) = self.line(id) {
+                link.send_control(Kind::EpochOrd, &order);
+            }
+        }
+        self.pass_epoch(now, effects);
+    }
+
+    /// As president: whether all other `up` members have spoken under this view.
+    fn has_heard_all(&self) -> bool {
+        let others = self.peers.iter().filter(|(life, _)| self.view.is_up(life.node));
+        others.into_iter().all(|(_, peer)| peer.view >= self.view.number)
+    }
+
+    /// An epoch has begun: tells the workers. From now on this node is level, and may get a lease.
+    fn pass_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.epochs.ended = true;
+        let Epochs { epoch, complete, stamped, .. } = self.epochs;
+        let (time, _) = stamped.unwrap_or_default();
+        self.tell(&ToWorker::Epoch { epoch, complete, time }, effects);
+        self.refresh_lease(now, effects);
+    }
+
+    pub(super) fn on_epoch_ord(&mut self, now: Time, from: Life, order: EpochOrd, effects: &mut Vec<Effect>) {
+        if order.view != self.view.number || self.view.president() != Some(from.node) {
+            return;
+        }
+        self.epochs.see(order.epoch);
+        self.epochs.complete = self.epochs.complete.max(order.complete);
+        self.epochs.stamp(now, order.time);
+        self.level = self.state() == Some(MemberState::Up);
+        self.pass_epoch(now, effects);
+        // Said again with each epoch, so that it does not matter if the link was down.
+        self.epochs.told = None;
+        self.news = true;
+    }
+
+    /// Tells the president what all workers are done with, if that is news.
+    pub(super) fn send_done(&mut self) {
+        let Some(epoch) = self.workers.done() else { return };
+        let report = EpochDoneRep { view: self.view.number, epoch };
+        if self.is_president() || self.epochs.told == Some(report) {
+            return;
+        }
+        let Some(president) = self.view.president() else { return };
+        let peer = self.peers.iter().find(|(life, _)| life.node == president);
+        let Some(id) = peer.and_then(|(_, peer)| peer.link) else { return };
+        // Who is done with an epoch knows a later one.
+        self.epochs.see(epoch.next());
+        if let Some(link) = self.line(id) {
+            link.send_control(Kind::EpochDoneRep, &report);
+            self.epochs.told = Some(report);
+        }
+    }
+
+    pub(super) fn on_epoch_done(&mut self, from: Life, report: EpochDoneRep) {
+        if report.view == self.view.number && self.is_president() {
+            self.epochs.is_done(from.node, report.epoch);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node has to say to people.
+
+use std::fmt;
+
+use twofold_proto::{
+    ids::{Endpoint, ViewNumber, WorkerId},
+    message::Life,
+    view::MemberState,
+};
+
+/// Something that belongs in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A view is adopted.
+    Adopted {
+        /// Its number.
+        view: ViewNumber,
+        /// How many members it has.
+        members: usize,
+        /// What this node is in it.
+        state: Option<MemberState>,
+    },
+    /// A life is fenced that a view dropped.
+    Fenced(Life),
+    /// The lease is gained, after there was none.
+    Serves,
+    /// The lease is taken back.
+    StopsServing,
+    /// A peer refuses the link.
+    Refused {
+        /// Who.
+        peer: Endpoint,
+        /// In its words.
+        reason: String,
+    },
+    /// A peer sent what makes no sense; the connection is closed.
+    Malformed {
+        /// Who.
+        peer: Endpoint,
+        /// What was being read.
+        what: &'static str,
+    },
+    /// The management nodes publish another config than the one that this process started with.
+    ConfigDiffers,
+    /// A worker does not answer; the node falls silent.
+    Hangs {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The node waits for a view without it.
+    Leaves {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Adopted { view, members, state } => {
+                write!(f, "view {} with {members} members; this node is ", view.0)?;
+                match state {
+                    Some(MemberState::Syncing) => write!(f, "syncing"),
+                    Some(MemberState::Ready) => write!(f, "ready"),
+                    Some(MemberState::Up) => write!(f, "up"),
+                    None => write!(f, "not in it"),
+                }
+            }
+            Event::Fenced(life) => {
+                write!(f, "node {} can serve no more: its former life is fenced", life.node)
+            }
+            Event::Serves => write!(f, "this node serves"),
+            Event::StopsServing => write!(f, "this node serves no more"),
+            Event::Refused { peer, reason } => write!(f, "{peer:?} refuses the link: {reason}"),
+            Event::Malformed { peer, what } => {
+                write!(f, "{peer:?} sent a malformed {what}: connection closed")
+            }
+            Event::ConfigDiffers => {
+                write!(f, "the config has changed: restart this node, and it takes effect here")
+            }
+            Event::Hangs { worker } => {
+                write!(f, "worker {worker} does not answer: this node sends no heartbeats")
+            }
+            Event::Leaves { reason } => write!(f, "this node leaves: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! How nodes end.
+
+use MemberState::{Syncing, Up};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    message::{GoneOrd, Kind, StopOrd},
+};
+
+use super::{super::*, driver::*};
+
+fn running(members: &[(u16, MemberState)]) -> Net {
+    let nodes: Vec<u16> = members.iter().map(|(node, _)| *node).collect();
+    let mut net = Net::new(&config(&nodes, nodes.len() as u8));
+    net.run(10);
+    net.publish(view(1, members));
+    net.run(1000);
+    net
+}
+
+#[test]
+fn a_node_out_of_the_view_stops_serving_says_goodbye_and_starts_anew() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.publish(view(2, &[(12, Up)]));
+    assert_eq!(net.exits[&NodeId(11)], (ms(1000), true, "view 2 does not have this life".into()));
+    assert_eq!(net.manager().goodbyes, [life(11)]);
+}
+
+/// The goodbye lets others serve at once: the workers must have read before that they do not.
+#[test]
+fn the_goodbye_waits_for_the_workers() {
+    let mut node = node(&config(&[11], 1), 11, 2);
+    turn(&mut node, ms(0), says(0, Word::View(Arc::new(view(1, &[(11, Up)])))));
+    turn(&mut node, ms(300), Input::Timer);
+    turn(&mut node, ms(350), Input::Timer);
+    assert_eq!(node.lease(), Time(u64::MAX));
+    let effects = turn(&mut node, ms(360), says(0, Word::View(Arc::new(view(2, &[])))));
+    let told = told(&effects, 2);
+    let [ToWorker::View(_), ToWorker::Lease(Time(0)), .., ToWorker::AreYouThere(question)] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(turn(&mut node, ms(361), says(0, Word::Alive(question))), []);
+    assert_eq!(node.next_timeout(), Some(ms(400)));
+    // Nobody is there to be told goodbye.
+    let reason = "view 2 does not have this life".to_string();
+    let effects = turn(&mut node, ms(362), says(1, Word::Alive(question)));
+    assert_eq!(effects, [Effect::Exit { restart: true, reason }]);
+    assert_eq!((node.next_timeout(), turn(&mut node, ms(400), Input::Timer)), (None, vec![]));
+}
+
+#[test]
+fn a_node_asked_to_stop_leaves_the_view_first() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.give(12, Input::Stop { graceful: true });
+    assert!(net.report(12).leaving);
+    net.run(1500);
+    assert_eq!(net.node(12).lease(), ms(1750), "it serves on");
+    net.publish(view(2, &[(11, Up)]));
+    assert_eq!(net.exits[&NodeId(12)], (ms(1500), false, "asked to stop".into()));
+    assert_eq!(net.manager().goodbyes, [life(12)]);
+}
+
+#[test]
+fn the_last_of_a_group_stops_after_a_while_or_when_asked_twice() {
+    let mut net = running(&[(11, Up)]);
+    net.give(11, Input::Stop { graceful: true });
+    net.run(2999);
+    assert!(net.exits.is_empty());
+    net.run(3000);
+    assert_eq!(net.exits[&NodeId(11)], (ms(3000), false, "asked to stop".into()));
+    let mut net = running(&[(11, Up)]);
+    net.give(11, Input::Stop { graceful: true });
+    net.give(11, Input::Stop { graceful: true });
+    assert_eq!(net.exits[&NodeId(11)].0, ms(1000));
+}
+
+#[test]
+fn buddies_hear_the_goodbye_of_a_member() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.give(12, Input::Stop { graceful: false });
+    assert_eq!(net.exits[&NodeId(12)].0, ms(1000));
+    net.block(1, 11, true);
+    net.run(1010);
+    net.publish(view(2, &[(11, Up)]));
+    net.blocked.clear();
+    net.run(1011);
+    assert_eq!(net.workers(11).fenced, [(ms(1010), life(12)); 2]);
+}
+
+#[test]
+fn the_leaders_word_ends_only_the_life_that_is_meant() {
+    let mut net = running(&[(11, Up), (12, Syncing)]);
+    let error = Error::new(ErrorCode::JoinRefused, "another process runs as node 12");
+    let stop = |life, restart| StopOrd { life, restart, error: error.clone() };
+    net.broadcast(|link| {
+        link.send_control(Kind::StopOrd, &stop(Life { node: NodeId(12), incarnation: Incarnation(1) }, false))
+    });
+    assert!(!net.report(11).leaving && !net.report(12).leaving);
+    net.broadcast(|link| link.send_control(Kind::StopOrd, &stop(life(12), true)));
+    assert!(net.report(12).leaving);
+    net.publish(view(2, &[(11, Up)]));
+    assert_eq!(net.exits[&NodeId(12)], (ms(1000), true, error.to_string()));
+    // Who is in no view has nothing to leave.
+    let mut net = Net::new(&config(&[11], 1));
+    net.run(20);
+    net.broadcast(|link| link.send_control(Kind::StopOrd, &stop(life(11), false)));
+    assert!(!net.exits[&NodeId(11)].1);
+}
+
+#[test]
+fn who_is_taken_for_gone_does_not_serve_on() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.broadcast(|link| link.send_control(Kind::GoneRep, &GoneOrd { life: life(12) }));
+    assert_eq!(net.exits[&NodeId(12)], (ms(1000), true, "taken for ended".into()));
+}
+
+#[test]
+fn a_cluster_started_anew_takes_nobody_along() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.publish(View { restart: 2, ..view(2, &[(11, Up), (12, Up)]) });
+    assert_eq!(net.exits.values().map(|(_, restart, _)| *restart).collect::<Vec<_>>(), [true, true]);
+    assert!(net.exits[&NodeId(11)].2.contains("was lost"));
+}
+
+/// A worker that hangs may think that it serves: no goodbye.
+#[test]
+fn a_hanging_worker_gets_no_goodbye() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.workers.get_mut(&NodeId(12)).unwrap().hang = true;
+    net.give(12, Input::Stop { graceful: false });
+    net.run(1600);
+    assert_eq!(net.exits[&NodeId(12)].0, ms(1500));
+    assert_eq!(net.manager().goodbyes, []);
+}

@@ -1,0 +1,5 @@
+mod driver;
+mod epochs;
+mod fences;
+mod lease;
+mod leaving;
