@@ -1,0 +1,637 @@
+//! Calls: messages that await an answer. A call's slot is its request number, and it is not used again before the
+//! worker has answered or the link is gone; so an answer never meets another's call.
+
+use twofold_proto::{
+    error::{Error, ErrorClass, ErrorCode},
+    ids::{PartitionId, TableId},
+    links::LinkId,
+    message::{
+        BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, TransactionReq,
+        TransactionState,
+    },
+    operation::OperationKind,
+    time::{Duration, Time},
+    wire::{Malformed, Writer},
+};
+
+use crate::request::{Answer, Failure, TransactionToken};
+
+use super::{Client, LEARNED_MAX, NEVER};
+
+/// What fails for a moment is tried again after a random part of this, doubled each time up to the second.
+const BACKOFF_MIN: Duration = Duration::from_millis(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(50);
+/// Deadlines are kept to this: looking at all of them takes a while.
+const SWEEP_EVERY: Duration = Duration::from_millis(10);
+/// Larger buffers are not kept in free slots.
+const SPARE_BYTES_MAX: usize = 4096;
+
+/// Who is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// Nobody, any more or ever.
+    Nobody,
+    /// Who submitted a single operation under this token.
+    Operation(u64),
+    /// A batch, of its operation.
+    Part { batch: u32, operation: u16 },
+    /// Who submitted a request under this token.
+    Request(u64),
+}
+
+/// How far a call is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// The slot is free.
+    Free,
+    /// Nothing of it is under way, and nothing of it has been applied.
+    New,
+    /// Sent over this link; not answered.
+    Sent(LinkId),
+    /// Not applied; sent again at this time, or with the next view.
+    Waiting(Time),
+    /// Its outcome was asked for over this link.
+    Asking(LinkId),
+    /// Its outcome is asked for at this time, or with the next view.
+    AskLater(Time),
+}
+
+/// A request for a TC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Statement {
+    /// The frontend's name of the interactive transaction; none for one in one request.
+    pub handle: Option<u64>,
+    /// Those of [`TransactionReq`]. With [`BEGIN`] the call's partition says where to; else the token's TC is asked.
+    pub flags: u8,
+    pub number: u32,
+    /// How many the body holds.
+    pub operations: u16,
+    /// With [`COMMIT`]: whether anything was written. If not, an outcome leaves no trace and there is none to ask for.
+    pub writes: bool,
+}
+
+impl Statement {
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    /// A committed read.
+    Read,
+    /// A write that is a transaction of its own.
+    Write(OperationKind),
+    Statement(Statement),
+    /// A step of a scan; the program is the body.
+    Scan {
+        table: TableId,
+        schema_version: u32,
+        cursor: u64,
+        rows: u32,
+    },
+    /// A frontend's question for the outcome of a transaction: the token's.
+    Question,
+}
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub work: Work,
+    pub owner: Owner,
+    pub stage: Stage,
+    pub deadline: Time,
+    /// Where it is sent.
+    pub partition: PartitionId,
+    pub attempts: u32,
+    /// Why it waits.
+    error: Option<Box<Error>>,
+    /// Encoded operations, or a program.
+    pub body: Vec<u8>,
+    /// Age of the transaction: the same at each attempt.
+    pub timestamp: u64,
+    /// Of a write or statement: what it is known by. The partition is the one to be asked.
+    pub token: TransactionToken,
+    /// The token's commit number waits for its answer.
+    pub committing: bool,
+}
+
+/// All calls, by slot.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    slots: Vec<Call>,
+    free: Vec<u32>,
+    bytes: usize,
+}
+
+impl Calls {
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Call)> {
+        let slots = self.slots.iter().enumerate().map(|(slot, call)| (slot as u32, call));
+        slots.filter(|(_, call)| call.stage != Stage::Free)
+    }
+
+    /// Whether anybody waits for an answer.
+    pub fn has_owned(&self) -> bool {
+        self.iter().any(|(_, call)| call.owner != Owner::Nobody)
+    }
+
+    #[inline]
+    pub fn get(&self, slot: u32) -> &Call {
+        &self.slots[slot as usize]
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> &mut Call {
+        &mut self.slots[slot as usize]
+    }
+
+    /// The call that this is the answer to.
+    #[inline]
+    pub fn answered(&self, request: u32, expected: Stage) -> Result<&Call, Malformed> {
+        let call = self.slots.get(request as usize).filter(|call| call.stage == expected);
+        call.ok_or(Malformed("request number of an answer"))
+    }
+
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Call {
+                work: Work::Read,
+                owner: Owner::Nobody,
+                stage: Stage::Free,
+                deadline: NEVER,
+                partition: PartitionId(0),
+                attempts: 0,
+                error: None,
+                body: Vec::new(),
+                timestamp: 0,
+                token: TransactionToken::default(),
+                committing: false,
+            });
+            (self.slots.len() - 1) as u32
+        })
+    }
+}
+
+/// Why a call cannot be sent now.
+enum Blocked {
+    /// Nobody serves the partition now.
+    Unserved,
+    /// Too much is under way.
+    Full(Error),
+    /// The TC that it belongs to is gone.
+    Gone,
+}
+
+impl Client {
+    /// A call that `fill` gives a body to; to be launched.
+    pub(super) fn open_call(
+        &mut self,
+        work: Work,
+        owner: Owner,
+        deadline: Time,
+        partition: PartitionId,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<u32, Error> {
+        let bounds = &self.setup.bounds;
+        if self.stopping {
+            return Err(Error::new(ErrorCode::Stopping, "this client is stopping"));
+        }
+        if self.calls.len() >= bounds.calls || self.calls.bytes >= bounds.bytes {
+            let (calls, bytes) = (self.calls.len(), self.calls.bytes);
+            let text = format!("{calls} requests with {bytes} bytes are under way at this client");
+            return Err(Error::new(ErrorCode::Overloaded, text));
+        }
+        let slot = self.calls.take();
+        let timestamp = self.timestamp();
+        let call = &mut self.calls.slots[slot as usize];
+        (call.work, call.owner, call.stage) = (work, owner, Stage::New);
+        (call.deadline, call.partition, call.attempts) = (deadline, partition, 0);
+        (call.timestamp, call.committing) = (timestamp, false);
+        fill(&mut call.body);
+        self.calls.bytes += call.body.len();
+        self.next_sweep = self.next_sweep.min(deadline);
+        Ok(slot)
+    }
+
+    /// Sends a new call for the first time, or answers why not.
+    pub(super) fn launch(&mut self, slot: u32) {
+        match self.dispatch(slot) {
+            Ok(()) => {}
+            Err(Blocked::Unserved) => self.wait(slot, None),
+            Err(Blocked::Full(error)) => {
+                // What was not sent changes nothing of an open transaction.
+                let begun =
+                    matches!(self.calls.get(slot).work, Work::Statement(statement) if !statement.has(BEGIN));
+                let state = if begun { TransactionState::Open } else { TransactionState::Aborted };
+                self.conclude_failed(slot, error, None, state);
+            }
+            Err(Blocked::Gone) => self.lost(slot),
+        }
+    }
+
+    /// Sends a call that is new or waits.
+    fn dispatch(&mut self, slot: u32) -> Result<(), Blocked> {
+        let call = &mut self.calls.slots[slot as usize];
+        if call.work == Work::Question {
+            self.ask(slot);
+            return Ok(());
+        }
+        let to_partition = !matches!(call.work, Work::Statement(statement) if !statement.has(BEGIN));
+        let id = if to_partition {
+            self.routes.get(usize::from(call.partition.0)).copied().unwrap_or(LinkId::NONE)
+        } else {
+            let Coordinator { endpoint, incarnation } = call.token.coordinator;
+            self.links.to(endpoint, incarnation).ok_or(Blocked::Gone)?
+        };
+        let link = self.links.get_mut(id).ok_or(Blocked::Unserved)?;
+        if link.kept_bytes() > self.setup.bounds.link_bytes {
+            let text = format!("{} bytes wait for {:?}", link.kept_bytes(), link.peer());
+            return Err(Blocked::Full(Error::new(ErrorCode::Overloaded, text)));
+        }
+        let commits = match call.work {
+            Work::Write(_) => true,
+            Work::Statement(statement) => statement.has(COMMIT),
+            _ => false,
+        };
+        if commits {
+            if self.session.is_full() {
+                let text = "too many commits of this session have no answer";
+                return Err(Blocked::Full(Error::new(ErrorCode::Overloaded, text)));
+            }
+            call.token.commit_number = self.session.next_commit();
+            call.token.epoch = self.epoch;
+            call.committing = true;
+        }
+        if to_partition && !matches!(call.work, Work::Read | Work::Scan { .. }) {
+            call.token.transaction.session = self.setup.incarnation;
+            call.token.transaction.number = self.session.next_transaction();
+            call.token.coordinator = Coordinator { endpoint: link.peer(), incarnation: link.incarnation() };
+        }
+        call.stage = Stage::Sent(id);
+        let kind = match call.work {
+            Work::Read => Kind::ReadReq,
+            Work::Write(_) => Kind::WriteReq,
+            Work::Statement(_) => Kind::TransactionReq,
+            Work::Scan { .. } | Work::Question => Kind::ScanReq,
+        };
+        link.send(kind as u8, 0, |out| call.encode(slot, out));
+        Ok(())
+    }
+
+    /// Something known not to be applied is tried again later, unless its deadline is before that. Without an error:
+    /// nobody serves its partition.
+    fn wait(&mut self, slot: u32, error: Option<Error>) {
+        let call = self.calls.get(slot);
+        let error = error.unwrap_or_else(|| {
+            let text = format!("partition {} has no node that serves it", call.partition);
+            Error::new(ErrorCode::NotServing, text)
+        });
+        let at = self.now + self.backoff(slot);
+        let call = self.calls.get_mut(slot);
+        if at >= call.deadline {
+            return self.conclude_failed(slot, error, None, TransactionState::Aborted);
+        }
+        call.error = Some(Box::new(error));
+        self.set_stage(slot, Stage::Waiting(at));
+    }
+
+    fn backoff(&mut self, slot: u32) -> Duration {
+        let call = self.calls.get_mut(slot);
+        let whole = (BACKOFF_MIN * (1 << call.attempts.min(10))).min(BACKOFF_MAX).as_nanos() as u64;
+        call.attempts += 1;
+        Duration::from_nanos(self.random.between(whole / 2, whole))
+    }
+
+    /// Moves a call to a stage; its timer with it.
+    pub(super) fn set_stage(&mut self, slot: u32, stage: Stage) {
+        let call = &mut self.calls.slots[slot as usize];
+        if let Stage::Waiting(at) | Stage::AskLater(at) = call.stage {
+            self.timers.remove(&(at, slot));
+        }
+        call.stage = stage;
+        if let Stage::Waiting(at) | Stage::AskLater(at) = stage {
+            self.timers.insert((at, slot));
+        }
+    }
+
+    /// Frees the slot of a call that nobody waits for, here or at a worker.
+    pub(super) fn release(&mut self, slot: u32) {
+        self.confirm(slot);
+        self.set_stage(slot, Stage::Free);
+        let call = &mut self.calls.slots[slot as usize];
+        assert_eq!(call.owner, Owner::Nobody, "its owner waits: {call:?}");
+        call.error = None;
+        self.calls.bytes -= call.body.len();
+        call.body.clear();
+        call.body.shrink_to(SPARE_BYTES_MAX);
+        self.calls.free.push(slot);
+    }
+
+    /// The answer to a call's commit, if it had one under way, is there: the mark may move.
+    pub(super) fn confirm(&mut self, slot: u32) {
+        let call = &mut self.calls.slots[slot as usize];
+        if std::mem::take(&mut call.committing) && self.session.answered(call.token.commit_number) {
+            self.mark_moved();
+        }
+    }
+
+    /// A waiting call's time has come.
+    pub(super) fn run_waiting(&mut self, slot: u32) {
+        match self.calls.get(slot).stage {
+            Stage::AskLater(_) => self.ask(slot),
+            Stage::Waiting(_) => {
+                self.set_stage(slot, Stage::New);
+                match self.dispatch(slot) {
+                    Ok(()) => {}
+                    Err(Blocked::Full(error)) => self.wait(slot, Some(error)),
+                    Err(Blocked::Unserved | Blocked::Gone) => self.wait(slot, None),
+                }
+            }
+            stage => panic!("call {slot} has a timer and is {stage:?}"),
+        }
+    }
+
+    /// A view has come: what waits need not wait longer.
+    pub(super) fn run_all_waiting(&mut self) {
+        for (_, slot) in self.timers.iter().copied().collect::<Vec<_>>() {
+            if matches!(self.calls.get(slot).stage, Stage::Waiting(_) | Stage::AskLater(_)) {
+                self.run_waiting(slot);
+            }
+        }
+    }
+
+    /// A worker has not applied a call (or it was found out that none has), and says why.
+    pub(super) fn refused(
+        &mut self,
+        slot: u32,
+        error: Error,
+        operation: Option<u16>,
+        state: TransactionState,
+    ) {
+        let was_commit = self.calls.get(slot).committing;
+        self.confirm(slot);
+        let call = self.calls.get(slot);
+        if call.owner == Owner::Nobody {
+            if was_commit {
+                self.learn(slot, Outcome::Aborted);
+            }
+            return if state == TransactionState::Open { self.roll_back(slot) } else { self.release(slot) };
+        }
+        if state == TransactionState::Aborted && self.may_retry(slot, &error) {
+            *self.counters.retried.entry(error.code).or_default() += 1;
+            return self.wait(slot, Some(error));
+        }
+        self.conclude_failed(slot, error, operation, state);
+    }
+
+    /// Whether the same call may go better if it is made again.
+    fn may_retry(&self, slot: u32, error: &Error) -> bool {
+        let call = self.calls.get(slot);
+        let whole = match call.work {
+            Work::Statement(statement) => statement.has(BEGIN) && !statement.has(ROLLBACK),
+            _ => true,
+        };
+        whole
+            && match error.code {
+                // Only space can help, and that does not come by asking.
+                ErrorCode::TableFull | ErrorCode::TooMany => false,
+                // The node may be behind with the catalog; if we are, the caller must look again.
+                ErrorCode::StaleSchema | ErrorCode::NoSuchTable => self.fits_catalog(call),
+                code => code.class() == ErrorClass::Temporary,
+            }
+    }
+
+    /// The call's link is gone before it was answered.
+    fn lost(&mut self, slot: u32) {
+        let call = self.calls.get(slot);
+        match call.work {
+            Work::Read | Work::Scan { .. } | Work::Question => {
+                self.set_stage(slot, Stage::New);
+                if self.calls.get(slot).owner == Owner::Nobody {
+                    return self.release(slot);
+                }
+                self.counters.resent += 1;
+                if self.dispatch(slot).is_err() {
+                    self.wait(slot, None);
+                }
+            }
+            Work::Write(_) => self.ask(slot),
+            Work::Statement(statement) if statement.has(ROLLBACK) => self.conclude_rolled_back(slot),
+            Work::Statement(statement) if call.committing && statement.writes => self.ask(slot),
+            Work::Statement(_) => self.refuse_lost(slot),
+        }
+    }
+
+    /// A statement whose TC is gone has left nothing.
+    fn refuse_lost(&mut self, slot: u32) {
+        let node = self.calls.get(slot).token.coordinator.endpoint.node;
+        let text = format!("node {node}, which coordinated the transaction, is gone");
+        self.refused(slot, Error::new(ErrorCode::PrimaryChanged, text), None, TransactionState::Aborted);
+    }
+
+    /// Some links are gone: deals with the calls on them.
+    pub(super) fn calls_lost(&mut self) {
+        let on_lost_link = |call: &Call| match call.stage {
+            Stage::Sent(link) | Stage::Asking(link) => self.links.get(link).is_none(),
+            _ => false,
+        };
+        let lost: Vec<u32> =
+            self.calls.iter().filter(|(_, call)| on_lost_link(call)).map(|(slot, _)| slot).collect();
+        for slot in lost {
+            self.lost(slot);
+        }
+    }
+
+    /// Tells the owner that the call has failed for good. No worker is at it any more.
+    pub(super) fn conclude_failed(
+        &mut self,
+        slot: u32,
+        error: Error,
+        operation: Option<u16>,
+        state: TransactionState,
+    ) {
+        self.tell_failure(slot, error, operation, state);
+        let call = self.calls.get(slot);
+        match call.work {
+            Work::Statement(Statement { handle: None, .. }) if state == TransactionState::Open => {
+                self.roll_back(slot)
+            }
+            _ => self.release(slot),
+        }
+    }
+
+    /// Tells the owner of a failure; from then on nobody owns the call.
+    pub(super) fn tell_failure(
+        &mut self,
+        slot: u32,
+        error: Error,
+        operation: Option<u16>,
+        state: TransactionState,
+    ) {
+        let call = self.calls.get_mut(slot);
+        let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
+        let is_transaction = matches!(call.work, Work::Statement(_));
+        let token = (error.code == ErrorCode::OutcomePending).then_some(call.token);
+        let timestamp = if is_transaction { call.timestamp } else { 0 };
+        let failure = Failure { error, operation, state, token, timestamp };
+        match owner {
+            Owner::Nobody => {}
+            Owner::Operation(_) | Owner::Part { .. } => self.tell_operation(owner, Err(failure)),
+            Owner::Request(token) => {
+                let handle = self.handle_of(slot);
+                self.answer(token, Answer::Failed(failure));
+                self.statement_over(handle, state);
+            }
+        }
+    }
+
+    /// Ends a transaction that nobody waits for.
+    pub(super) fn roll_back(&mut self, slot: u32) {
+        let call = &mut self.calls.slots[slot as usize];
+        let Coordinator { endpoint, incarnation } = call.token.coordinator;
+        let Some(id) = self.links.to(endpoint, incarnation) else { return self.release(slot) };
+        call.work = Work::Statement(Statement {
+            handle: None,
+            flags: ROLLBACK,
+            number: 0,
+            operations: 0,
+            writes: false,
+        });
+        call.stage = Stage::Sent(id);
+        self.calls.bytes -= call.body.len();
+        call.body.clear();
+        let link = self.links.get_mut(id).expect("just found");
+        link.send(Kind::TransactionReq as u8, 0, |out| call.encode(slot, out));
+    }
+
+    /// Looks at all deadlines.
+    pub(super) fn sweep(&mut self) {
+        self.next_sweep = NEVER;
+        let mut next = NEVER;
+        for slot in 0..self.calls.slots.len() as u32 {
+            let call = self.calls.get(slot);
+            if call.stage == Stage::Free || call.owner == Owner::Nobody {
+                continue;
+            }
+            if call.deadline > self.now {
+                next = next.min(call.deadline);
+            } else {
+                self.expire(slot);
+            }
+        }
+        let next = next.min(self.next_sweep);
+        self.next_sweep = if next == NEVER { NEVER } else { next.max(self.now + SWEEP_EVERY) };
+    }
+
+    /// Answers a call at its deadline. What a worker is still at stays, with nobody to tell.
+    fn expire(&mut self, slot: u32) {
+        let call = self.calls.get_mut(slot);
+        let timeout = || Error::new(ErrorCode::Timeout, "no answer came in time");
+        let aborted = TransactionState::Aborted;
+        match (call.stage, call.work) {
+            (Stage::Waiting(_), _) => {
+                let error = call.error.take().map_or_else(timeout, |error| *error);
+                self.conclude_failed(slot, error, None, aborted);
+            }
+            (Stage::AskLater(_), Work::Question) => self.conclude_failed(slot, timeout(), None, aborted),
+            (_, Work::Write(_)) => self.tell_pending(slot),
+            (_, Work::Statement(statement)) if call.committing && statement.writes => self.tell_pending(slot),
+            _ => self.tell_failure(slot, timeout(), None, aborted),
+        }
+    }
+
+    fn tell_pending(&mut self, slot: u32) {
+        self.counters.pending += 1;
+        let node = self.calls.get(slot).token.coordinator.endpoint.node;
+        let text = format!("node {node} has not answered whether the transaction is committed");
+        self.tell_failure(slot, Error::new(ErrorCode::OutcomePending, text), None, TransactionState::Aborted);
+    }
+
+    /// The outcome of something that was reported as pending is known.
+    pub(super) fn learn(&mut self, slot: u32, outcome: Outcome) {
+        self.counters.learned += 1;
+        if self.learned.len() >= LEARNED_MAX {
+            self.learned.pop_first();
+        }
+        self.learned.insert(self.calls.get(slot).token.transaction, outcome);
+    }
+
+    pub(super) fn check_calls(&self) {
+        let mut committing = 0;
+        let mut timers = 0;
+        for (slot, call) in self.calls.iter() {
+            committing += usize::from(call.committing);
+            match call.stage {
+                Stage::Sent(link) | Stage::Asking(link) => {
+                    assert!(
+                        self.links.get(link).is_some(),
+                        "call {slot} waits at a link that is gone: {call:?}"
+                    );
+                }
+                Stage::Waiting(at) | Stage::AskLater(at) => {
+                    timers += 1;
+                    assert!(self.timers.contains(&(at, slot)), "call {slot} has no timer: {call:?}");
+                }
+                Stage::New | Stage::Free => panic!("call {slot} waits for nothing: {call:?}"),
+            }
+            let swept =
+                call.owner == Owner::Nobody || self.next_sweep <= call.deadline.max(self.now + SWEEP_EVERY);
+            assert!(swept, "nobody looks at the deadline of call {slot}: {call:?}");
+        }
+        assert_eq!(timers, self.timers.len(), "timers of calls that do not wait: {:?}", self.timers);
+        assert_eq!(
+            committing,
+            self.session.open(),
+            "commits without an answer, mark {}",
+            self.session.mark()
+        );
+        self.batches.check(self.calls.iter().map(|(_, call)| call.owner));
+    }
+}
+
+impl Call {
+    /// Appends the request.
+    fn encode(&self, request: u32, out: &mut Vec<u8>) {
+        match self.work {
+            Work::Read => {
+                out.put_u32(request);
+                out.put(&self.body);
+            }
+            Work::Write(_) => {
+                let TransactionToken { transaction, commit_number, .. } = self.token;
+                IndependentWrite {
+                    request,
+                    number: transaction.number,
+                    timestamp: self.timestamp,
+                    commit_number,
+                }
+                .encode(out);
+                out.put(&self.body);
+            }
+            Work::Statement(statement) => {
+                let commits = statement.has(COMMIT);
+                TransactionReq {
+                    request,
+                    flags: statement.flags,
+                    number: self.token.transaction.number,
+                    timestamp: self.timestamp,
+                    commit_number: if commits { self.token.commit_number } else { 0 },
+                    statement: statement.number,
+                    operations: statement.operations,
+                }
+                .encode(out);
+                out.put(&self.body);
+            }
+            Work::Scan { table, schema_version, cursor, rows } => {
+                let (partition, program) = (self.partition, &self.body[..]);
+                ScanReq { request, table, schema_version, partition, cursor, rows, program }.encode(out);
+            }
+            Work::Question => panic!("a question is asked, not sent: {self:?}"),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The cluster client: the machine of one thread of an API node, or of a native client. It knows where every row is,
+//! sends requests there, and does not rest until it can answer each truthfully.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `cluster` | config, views, catalog; links to the workers, and which of them serves which partition |
+//! | `calls` | messages that await an answer: sending, trying again, deadlines |
+//! | `operations` | independent operations and steps of scans |
+//! | `transactions` | transactions in one request, and interactive ones |
+//! | `outcome` | what became of a commit whose answer was lost |
+//! | `session` | numbers of transactions and commits, and the mark |
+//! | `catalog` | changes of the catalog |
+//!
+//! What fails without having been applied is tried again until the request's deadline, but for the statements
+//! of an interactive transaction after its first, which only its user can repeat. A transaction that is tried again has
+//! a new id and keeps its timestamp. If a commit's answer is lost with its TC, the client asks for the outcome. By
+//! then results are lost: a commit that is found so is answered with plain results (done, no rows, and whether
+//! there was a row only where the kind of operation says so), and its reads with failures of their own. An outcome
+//! that cannot be learned by the deadline is [`ErrorCode::OutcomePending`]; the client goes on asking for
+//! [`Request::Status`] and for the session's mark.
+//!
+//! Nothing is allocated for an operation in the steady state: its bytes are kept in the reused slot of its call, and
+//! those of all answers in a frame come in one [`Replies`].
+
+mod calls;
+mod catalog;
+mod cluster;
+mod operations;
+mod outcome;
+mod replies;
+mod session;
+#[cfg(test)]
+mod tests;
+mod transactions;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use twofold_proto::{
+    config::ClusterConfig,
+    error::{Error, ErrorCode},
+    ids::{Endpoint, Epoch, Incarnation, TransactionId},
+    limits::{CLIENT_LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
+    links::{LinkEffect, LinkId, LinkInput, Linked, Links},
+    machine::Machine,
+    message::{Catalog, Outcome},
+    operation::OperationRef,
+    placement::PartitionMap,
+    random::Random,
+    time::{Duration, Time},
+    view::View,
+};
+
+use crate::request::{Answer, Request};
+use calls::Calls;
+use catalog::Change;
+use cluster::Peer;
+use operations::Batches;
+use session::Session;
+use transactions::Interactive;
+
+pub use replies::Replies;
+
+/// How long a request is tried if it does not say.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A time that never comes.
+const NEVER: Time = Time(u64::MAX);
+
+/// What bounds a client's memory. Past any of these a request is refused as [`ErrorCode::Overloaded`] or
+/// [`ErrorCode::TooMany`] at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Messages that await an answer.
+    pub calls: usize,
+    /// Bytes of their operations, kept to send them again.
+    pub bytes: usize,
+    /// Bytes in the link to one worker that it has not acknowledged, connected or not.
+    pub link_bytes: usize,
+    /// Interactive transactions.
+    pub transactions: usize,
+    /// Statements of one interactive transaction that wait for the one before.
+    pub queued_statements: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            calls: 1 << 18,
+            bytes: 256 << 20,
+            link_bytes: 32 << 20,
+            transactions: 1 << 16,
+            queued_statements: 64,
+        }
+    }
+}
+
+const _: () = assert!(TRANSACTION_BYTES_MAX < 32 << 20 && 32 << 20 <= CLIENT_LINK_BYTES_MAX);
+
+/// What a client is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// The API node and its thread; node 0 for a native client.
+    pub own: Endpoint,
+    /// This life of the thread: the session of its transactions.
+    pub incarnation: Incarnation,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The management nodes.
+    pub management: Vec<Endpoint>,
+    /// Microseconds since 1970 at the [`Time`] 0 of this process: transactions are as old as their timestamps say.
+    pub wall_clock_offset: u64,
+    /// For the jitter of what is tried again.
+    pub seed: u64,
+    /// What bounds its memory.
+    pub bounds: Bounds,
+}
+
+/// What happens to a client.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input<'a> {
+    /// To one of its links.
+    Link(LinkInput<'a>),
+    /// A frontend asks; answered with one [`Effect::Answer`].
+    Submit {
+        /// Comes back with the answer.
+        token: u64,
+        /// What it asks.
+        request: Request,
+    },
+    /// One operation as a transaction of its own, in the default deadline; answered in one of [`Effect::Replies`].
+    /// What is asked so costs no allocation.
+    Operation {
+        /// Comes back with the answer.
+        token: u64,
+        /// The operation.
+        operation: OperationRef<'a>,
+    },
+    /// The time it asked for has come.
+    Timer,
+    /// No more requests come: answer those that are there, end the session.
+    Stop,
+}
+
+/// What a client wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// About its links.
+    Link(LinkEffect),
+    /// The answer to a request.
+    Answer {
+        /// The request's.
+        token: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Answers to [`Input::Operation`]s, in the order in which they came.
+    Replies(Replies),
+    /// A config was adopted: it says where the nodes are that [`LinkEffect::Connect`] names from now on.
+    Config(Arc<ClusterConfig>),
+    /// After [`Input::Stop`]: all is answered. The client may go once its links are written.
+    Ended,
+}
+
+/// Counters of what a client has done since its start.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Requests and single operations that were submitted.
+    pub submitted: u64,
+    /// Those that were answered.
+    pub answered: u64,
+    /// Messages tried again, by the error that they had failed with.
+    pub retried: BTreeMap<ErrorCode, u64>,
+    /// Reads and steps of scans sent again because their worker was gone.
+    pub resent: u64,
+    /// Questions for the outcome of a transaction.
+    pub asked: u64,
+    /// Commits reported as pending.
+    pub pending: u64,
+    /// Commits whose outcome was learned after they had been reported as pending.
+    pub learned: u64,
+    /// Views adopted.
+    pub views: u64,
+    /// Links that a worker gave up, and that were made anew.
+    pub links_renewed: u64,
+}
+
+/// Answers that came too late, kept for [`Request::Status`].
+const LEARNED_MAX: usize = 1 << 14;
+
+/// The machine. See the module.
+#[derive(Debug)]
+pub struct Client {
+    setup: Setup,
+    links: Links,
+    peers: BTreeMap<LinkId, Peer>,
+    config: Option<Arc<ClusterConfig>>,
+    catalog: Arc<Catalog>,
+    has_catalog: bool,
+    view: Arc<View>,
+    map: PartitionMap,
+    /// The link to each partition's primary; [`LinkId::NONE`] where there is none.
+    routes: Vec<LinkId>,
+    /// The newest that was seen in any frame.
+    epoch: Epoch,
+    now: Time,
+    random: Random,
+    session: Session,
+    calls: Calls,
+    batches: Batches,
+    /// By the frontend's handle.
+    transactions: BTreeMap<u64, Interactive>,
+    changes: BTreeMap<u32, Change>,
+    next_change: u32,
+    /// Calls that wait for a moment to be sent.
+    timers: BTreeSet<(Time, u32)>,
+    /// When deadlines are looked at next.
+    next_sweep: Time,
+    /// When workers are told of the mark next; when that leaves at the latest.
+    mark_at: Time,
+    flush_at: Time,
+    seal_all: bool,
+    /// Outcomes learned after they were reported as pending.
+    learned: BTreeMap<TransactionId, Outcome>,
+    replies: Replies,
+    effects: Vec<Effect>,
+    counters: Counters,
+    stopping: bool,
+    ended: bool,
+}
+
+impl Client {
+    /// A client that connects to the management nodes with its first step.
+    ///
+    /// # Panics
+    /// Panics if the incarnation is 0, or there are no management nodes.
+    pub fn new(setup: Setup) -> Client {
+        assert!(!setup.management.is_empty(), "a client learns of the cluster from its management nodes");
+        assert_ne!(setup.incarnation, Incarnation(0), "an incarnation is not 0");
+        Client {
+            links: Links::new(setup.own, setup.incarnation, &setup.cluster),
+            peers: BTreeMap::new(),
+            config: None,
+            catalog: Arc::default(),
+            has_catalog: false,
+            view: Arc::default(),
+            map: PartitionMap::default(),
+            routes: Vec::new(),
+            epoch: Epoch::default(),
+            now: Time::default(),
+            random: Random::new(setup.seed),
+            session: Session::default(),
+            calls: Calls::default(),
+            batches: Batches::default(),
+            transactions: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            next_change: 0,
+            timers: BTreeSet::new(),
+            next_sweep: NEVER,
+            mark_at: NEVER,
+            flush_at: NEVER,
+            seal_all: false,
+            learned: BTreeMap::new(),
+            replies: Replies::default(),
+            effects: Vec::new(),
+            counters: Counters::default(),
+            stopping: false,
+            ended: false,
+            setup,
+        }
+    }
+
+    /// The config, once a management node has sent it.
+    pub fn config(&self) -> Option<&Arc<ClusterConfig>> {
+        self.config.as_ref()
+    }
+
+    /// The tables; version 0 before a management node has sent them.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The view that it has adopted; number 0 before the first.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The newest epoch that it has heard of.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether it knows config, view and catalog, so that requests can be made.
+    pub fn is_ready(&self) -> bool {
+        self.config.is_some() && self.view.number.0 > 0 && self.has_catalog
+    }
+
+    /// What it has done.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Messages that await an answer, or wait to be sent again.
+    pub fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether nothing is under way: no request, no question, no open transaction.
+    pub fn is_idle(&self) -> bool {
+        self.calls.len() == 0 && self.changes.is_empty() && self.transactions.is_empty()
+    }
+
+    /// Microseconds since 1970.
+    fn timestamp(&self) -> u64 {
+        self.setup.wall_clock_offset + self.now.0 / 1000
+    }
+
+    fn deadline(&self, deadline: Option<Duration>) -> Time {
+        self.now + deadline.unwrap_or(DEFAULT_DEADLINE)
+    }
+
+    fn link_effect(&mut self, effect: LinkEffect) {
+        self.effects.push(Effect::Link(effect));
+    }
+
+    fn answer(&mut self, token: u64, answer: Answer) {
+        self.counters.answered += 1;
+        self.effects.push(Effect::Answer { token, answer });
+    }
+
+    fn answer_error(&mut self, token: u64, error: Error) {
+        self.answer(token, Answer::Failed(error.into()));
+    }
+
+    fn submit(&mut self, token: u64, request: Request) {
+        self.counters.submitted += 1;
+        if self.stopping {
+            return self.answer_error(token, Error::new(ErrorCode::Stopping, "this client is stopping"));
+        }
+        match request {
+            Request::Independent { operations, options } => {
+                self.submit_independent(token, &operations, &options)
+            }
+            Request::Transaction { operations, isolation, options } => {
+                self.submit_transaction(token, operations, isolation, &options);
+            }
+            Request::Statement(statement) => self.submit_statement(token, statement),
+            Request::ScanStep { .. } => self.submit_scan(token, request),
+            Request::Status(question) => self.submit_question(token, question),
+            Request::CreateTable(..) | Request::DropTable(..) => self.submit_change(token, request),
+        }
+    }
+
+    fn submit_single(&mut self, token: u64, operation: &OperationRef<'_>) {
+        self.counters.submitted += 1;
+        let deadline = self.now + DEFAULT_DEADLINE;
+        if let Err(error) = self.operate(calls::Owner::Operation(token), deadline, operation) {
+            self.counters.answered += 1;
+            self.replies.push_error(token, error);
+        }
+    }
+
+    fn on_timer(&mut self) {
+        while let Some(&(at, slot)) = self.timers.first()
+            && at <= self.now
+        {
+            self.run_waiting(slot);
+        }
+        if self.next_sweep <= self.now {
+            self.sweep();
+        }
+        self.tick_mark();
+        self.tick_changes();
+    }
+
+    /// After [`Input::Stop`]: ends the session when everything is answered.
+    fn try_end(&mut self) {
+        if self.ended || self.calls.has_owned() || !self.changes.is_empty() {
+            return;
+        }
+        self.ended = true;
+        // Somebody may yet ask for the outcome of what was reported as pending.
+        if self.session.open() == 0 {
+            self.send_session_end();
+        }
+        self.effects.push(Effect::Ended);
+    }
+}
+
+impl Machine for Client {
+    type Input<'a> = Input<'a>;
+    type Effect = Effect;
+
+    fn step(&mut self, now: Time, input: Input<'_>, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        std::mem::swap(&mut self.effects, effects);
+        if self.peers.is_empty() {
+            self.connect_management();
+        }
+        match input {
+            Input::Link(input) => self.step_link(input),
+            Input::Submit { token, request } => self.submit(token, request),
+            Input::Operation { token, operation } => self.submit_single(token, &operation),
+            Input::Timer => self.on_timer(),
+            Input::Stop => self.stopping = true,
+        }
+        if !self.replies.is_empty() {
+            let empty = Replies::like(&self.replies);
+            let replies = std::mem::replace(&mut self.replies, empty);
+            self.effects.push(Effect::Replies(replies));
+        }
+        if self.stopping {
+            self.try_end();
+        }
+        std::mem::swap(&mut self.effects, effects);
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        if self.peers.is_empty() {
+            return Some(self.now);
+        }
+        let waiting = self.timers.first().map_or(NEVER, |(at, _)| *at);
+        let changes = self.changes.values().map(Change::due).min().unwrap_or(NEVER);
+        let due = waiting.min(changes).min(self.next_sweep).min(self.mark_at).min(self.flush_at);
+        (due != NEVER).then_some(due)
+    }
+
+    fn check(&self) {
+        self.check_calls();
+        self.check_transactions();
+        for (id, link) in self.routes.iter().map(|&id| (id, self.links.get(id))) {
+            assert_eq!(link.is_none(), id == LinkId::NONE, "a route over {id:?}, which is gone");
+        }
+    }
+}
+
+impl Linked for Client {
+    fn link_input(input: LinkInput<'_>) -> Input<'_> {
+        Input::Link(input)
+    }
+
+    fn link_effect(effect: Effect) -> Result<LinkEffect, Effect> {
+        match effect {
+            Effect::Link(effect) => Ok(effect),
+            other => Err(other),
+        }
+    }
+
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn end_turn(&mut self, now: Time, _: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        let all = std::mem::take(&mut self.seal_all);
+        self.links.seal(self.epoch, all);
+    }
+}

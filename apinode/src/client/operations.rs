@@ -1,0 +1,306 @@
+//! Independent operations, one by one or in batches, and steps of scans.
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{PartitionId, TableId},
+    limits::{KEY_BYTES_MAX, REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
+    links::LinkId,
+    message::{self, ScanConf, TransactionState},
+    operation::{BodyRef, LockMode, OPERATION_BODY_MAX, OperationKind, OperationRef, ResultCode, ResultHead},
+    time::Time,
+    wire::{Malformed, Reader, Writer},
+};
+
+use crate::request::{Answer, Durability, Failure, Operations, Options, Request, Results};
+
+use super::{
+    Client,
+    calls::{Call, Owner, Stage, Work},
+};
+
+/// An independent request, until all its operations are answered.
+#[derive(Debug)]
+struct Batch {
+    token: u64,
+    results: Results,
+    left: u16,
+}
+
+/// Independent requests by slot.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    slots: Vec<Option<Batch>>,
+    free: Vec<u32>,
+}
+
+impl Batches {
+    fn insert(&mut self, batch: Batch) -> u32 {
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(batch);
+                slot
+            }
+            None => {
+                self.slots.push(Some(batch));
+                (self.slots.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Fills in a result. Returns the batch when it was the last.
+    fn fill(&mut self, slot: u32, operation: u16, result: Result<&[u8], Failure>) -> Option<(u64, Results)> {
+        let place = &mut self.slots[slot as usize];
+        let batch = place.as_mut().expect("a batch stays until its last operation is answered");
+        match result {
+            Ok(bytes) => batch.results.set(operation.into(), bytes),
+            Err(failure) => batch.results.fail(operation.into(), failure),
+        }
+        batch.left -= 1;
+        let done = place.take_if(|batch| batch.left == 0)?;
+        self.free.push(slot);
+        Some((done.token, done.results))
+    }
+
+    /// Every operation that a batch waits for has one call.
+    pub fn check(&self, owners: impl Iterator<Item = Owner>) {
+        let mut left: Vec<u16> =
+            self.slots.iter().map(|batch| batch.as_ref().map_or(0, |batch| batch.left)).collect();
+        for owner in owners {
+            if let Owner::Part { batch, operation } = owner {
+                let left = &mut left[batch as usize];
+                *left =
+                    left.checked_sub(1).unwrap_or_else(|| panic!("operation {operation} of batch {batch}"));
+            }
+        }
+        assert!(left.iter().all(|&left| left == 0), "operations without a call, by batch: {left:?}");
+    }
+}
+
+/// Reads the operations of a request, one after the other.
+pub(super) fn read_operations(
+    operations: &Operations,
+) -> impl Iterator<Item = Result<OperationRef<'_>, Malformed>> {
+    let mut reader = Reader::new(&operations.bytes, "operations");
+    (0..operations.count).map(move |_| OperationRef::parse(&mut reader))
+}
+
+/// Whether a request's operations are whole, no more than allowed, and durable as far as this version can.
+pub(super) fn check_operations(operations: &Operations, options: &Options) -> Result<(), Error> {
+    if options.durability == Durability::Disk {
+        return Err(Error::new(ErrorCode::NotSupported, "durability «disk» is not supported"));
+    }
+    let (count, bytes) = (usize::from(operations.count), operations.bytes.len());
+    if count > REQUEST_OPERATIONS_MAX || bytes > TRANSACTION_BYTES_MAX {
+        let text = format!(
+            "{count} operations of {bytes} bytes; a request may have {REQUEST_OPERATIONS_MAX} of {TRANSACTION_BYTES_MAX}"
+        );
+        return Err(Error::new(ErrorCode::TooLarge, text));
+    }
+    let mut read = 0;
+    for operation in read_operations(operations) {
+        read += operation.map(|operation| size(&operation))?;
+    }
+    if read != bytes {
+        let text = format!("{count} operations take {read} bytes, not {bytes}");
+        return Err(Error::new(ErrorCode::Malformed, text));
+    }
+    Ok(())
+}
+
+fn size(operation: &OperationRef<'_>) -> usize {
+    twofold_proto::operation::OPERATION_HEADER + operation.key.len() + operation.body.len()
+}
+
+/// The result of a write that is known to be committed, but whose own result is lost. Whether there was a row is said
+/// where the kind of operation tells; rows that were asked for are missing.
+pub(super) fn plain_result(kind: OperationKind) -> [u8; 2] {
+    let existed = matches!(kind, OperationKind::Update | OperationKind::Delete);
+    let mut bytes = Vec::with_capacity(2);
+    ResultHead { existed, changed: true, ..ResultHead::new(ResultCode::Ok) }.encode(&mut bytes);
+    bytes.try_into().expect("a result without rows is two bytes")
+}
+
+impl Client {
+    /// Starts an operation as a transaction of its own. Its owner is told, unless it could not even begin.
+    #[inline]
+    pub(super) fn operate(
+        &mut self,
+        owner: Owner,
+        deadline: Time,
+        operation: &OperationRef<'_>,
+    ) -> Result<(), Error> {
+        let partitions = self.partitions()?;
+        if operation.key.len() > KEY_BYTES_MAX {
+            let text = format!("a key of {} bytes; {KEY_BYTES_MAX} are allowed", operation.key.len());
+            return Err(Error::new(ErrorCode::KeyTooLarge, text));
+        }
+        if operation.body.len() > OPERATION_BODY_MAX {
+            let text =
+                format!("an operation of {} bytes; {OPERATION_BODY_MAX} are allowed", operation.body.len());
+            return Err(Error::new(ErrorCode::TooLarge, text));
+        }
+        let partition = operation.hash.partition(partitions);
+        let work = if operation.writes() { Work::Write(operation.kind) } else { Work::Read };
+        // Alone, a read that locks sees no more than one that does not.
+        let lock = if operation.writes() { operation.lock } else { LockMode::None };
+        let operation = OperationRef { lock, ..*operation };
+        let slot = self.open_call(work, owner, deadline, partition, |body| operation.encode(body))?;
+        self.calls.get_mut(slot).token.partition = partition;
+        self.launch(slot);
+        Ok(())
+    }
+
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> Result<u16, Error> {
+        let unknown = || Error::new(ErrorCode::NotServing, "no management node has told of the cluster yet");
+        self.config.as_ref().map(|config| config.partitions).ok_or_else(unknown)
+    }
+
+    pub(super) fn submit_independent(&mut self, token: u64, operations: &Operations, options: &Options) {
+        if let Err(error) = check_operations(operations, options) {
+            return self.answer_error(token, error);
+        }
+        let results = Results::new(operations.count.into());
+        if operations.count == 0 {
+            return self.answer(token, Answer::Operations(results));
+        }
+        let deadline = self.deadline(options.deadline);
+        let batch = self.batches.insert(Batch { token, results, left: operations.count });
+        for (index, operation) in read_operations(operations).enumerate() {
+            let owner = Owner::Part { batch, operation: index as u16 };
+            let operation = operation.expect("checked above");
+            if let Err(error) = self.operate(owner, deadline, &operation) {
+                self.tell_operation(owner, Err(error.into()));
+            }
+        }
+    }
+
+    /// Tells who submitted an operation.
+    #[inline]
+    pub(super) fn tell_operation(&mut self, owner: Owner, result: Result<&[u8], Failure>) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::Operation(token) => {
+                self.counters.answered += 1;
+                self.replies.push(token, result);
+            }
+            Owner::Part { batch, operation } => {
+                if let Some((token, results)) = self.batches.fill(batch, operation, result) {
+                    self.answer(token, Answer::Operations(results));
+                }
+            }
+            Owner::Request(token) => panic!("request {token} is no single operation"),
+        }
+    }
+
+    /// The operation was done (`OperationConf`).
+    pub(super) fn on_operation_conf(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "OperationConf");
+        let request = reader.u32()?;
+        let result = reader.rest();
+        let call = self.calls.answered(request, Stage::Sent(link))?;
+        if !matches!(call.work, Work::Read | Work::Write(_)) {
+            return Err(Malformed("OperationConf: not for an operation"));
+        }
+        if call.owner == Owner::Nobody {
+            self.late_operation(request, result);
+            return Ok(());
+        }
+        let owner = std::mem::replace(&mut self.calls.get_mut(request).owner, Owner::Nobody);
+        self.tell_operation(owner, Ok(result));
+        self.release(request);
+        Ok(())
+    }
+
+    /// An operation that was given up is done. Of a write that was reported as pending the epoch is asked for.
+    fn late_operation(&mut self, slot: u32, result: &[u8]) {
+        if !self.calls.get(slot).committing {
+            self.release(slot);
+        } else if result.first() == Some(&(ResultCode::Ok as u8)) {
+            self.ask(slot);
+        } else {
+            self.learn(slot, message::Outcome::Aborted);
+            self.release(slot);
+        }
+    }
+
+    /// The operation or step of a scan was not tried (`OperationRef`).
+    pub(super) fn on_operation_ref(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let (request, error) = message::operation_ref(body)?;
+        let call = self.calls.answered(request, Stage::Sent(link))?;
+        if matches!(call.work, Work::Statement(_) | Work::Question) {
+            return Err(Malformed("OperationRef: not for an operation"));
+        }
+        self.refused(request, error, None, TransactionState::Aborted);
+        Ok(())
+    }
+
+    pub(super) fn submit_scan(&mut self, token: u64, request: Request) {
+        let Request::ScanStep { table, schema_version, partition, cursor, rows, program, deadline } = request
+        else {
+            panic!("{request:?} is no step of a scan");
+        };
+        let work = Work::Scan { table, schema_version, cursor, rows };
+        let deadline = self.deadline(deadline);
+        let opened = self.check_scan(partition, &program).and_then(|()| {
+            self.open_call(work, Owner::Request(token), deadline, partition, |body| body.put(&program))
+        });
+        match opened {
+            Ok(slot) => self.launch(slot),
+            Err(error) => self.answer_error(token, error),
+        }
+    }
+
+    fn check_scan(&self, partition: PartitionId, program: &[u8]) -> Result<(), Error> {
+        let partitions = self.partitions()?;
+        if partition.0 >= partitions {
+            let text = format!("partition {partition} of {partitions}, which are numbered from 0");
+            return Err(Error::new(ErrorCode::Malformed, text));
+        }
+        if program.len() > OPERATION_BODY_MAX {
+            let text = format!("a program of {} bytes; {OPERATION_BODY_MAX} are allowed", program.len());
+            return Err(Error::new(ErrorCode::TooLarge, text));
+        }
+        BodyRef::parse(OperationKind::Read, program)?;
+        Ok(())
+    }
+
+    /// Rows (`ScanConf`).
+    pub(super) fn on_scan_conf(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "ScanConf");
+        let conf = ScanConf::parse(&mut reader)?;
+        let call = self.calls.answered(conf.request, Stage::Sent(link))?;
+        if !matches!(call.work, Work::Scan { .. }) {
+            return Err(Malformed("ScanConf: not for a scan"));
+        }
+        let mut rows = Results::new(0);
+        for _ in 0..conf.rows {
+            rows.push(reader.block()?);
+        }
+        reader.finish()?;
+        let owner = std::mem::replace(&mut self.calls.get_mut(conf.request).owner, Owner::Nobody);
+        if let Owner::Request(token) = owner {
+            self.answer(token, Answer::Scan { cursor: conf.cursor, rows });
+        }
+        self.release(conf.request);
+        Ok(())
+    }
+
+    /// Whether all that the call uses is of the newest catalog that is known here.
+    pub(super) fn fits_catalog(&self, call: &Call) -> bool {
+        let fits = |id: TableId, version: u32| {
+            self.catalog.tables.iter().any(|table| table.id == id && table.version == version)
+        };
+        let count = match call.work {
+            Work::Scan { table, schema_version, .. } => return fits(table, schema_version),
+            Work::Read | Work::Write(_) => 1,
+            Work::Statement(statement) => statement.operations,
+            Work::Question => return true,
+        };
+        let mut reader = Reader::new(&call.body, "operations");
+        (0..count).all(|_| {
+            OperationRef::parse(&mut reader)
+                .is_ok_and(|operation| fits(operation.table, operation.schema_version))
+        })
+    }
+}
