@@ -1,1 +1,274 @@
-//! The model.
+//! A model of commit, takeover and the change of views, for a model checker.
+//!
+//! One transaction with two participants, its client, its TC, all replicas, the register of views, and every
+//! interleaving of them: see docs/model.md for what is abstracted and what was found.
+
+pub mod config;
+mod coordinator;
+mod properties;
+mod register;
+pub mod state;
+mod worker;
+
+use std::ops::Deref;
+
+use stateright::Property;
+
+use crate::{
+    config::{Config, Member, Mutation, Partition, Party, View},
+    state::{Client, Coordinator, Frame, Message, Record, Role, State},
+};
+
+/// The model of one configuration.
+#[derive(Clone, Debug)]
+pub struct Model(pub Config);
+
+impl Deref for Model {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.0
+    }
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Action {
+    /// The register gets its next view.
+    View(View),
+    /// A party learns of a view from the management nodes.
+    Adopt(Party, u8),
+    /// The first frame of a link arrives. Its receiver may refuse what it may refuse.
+    Deliver {
+        /// Sender.
+        from: Party,
+        /// Receiver.
+        to: Party,
+        /// Whether operations that are asked to prepare are found wounded or lost.
+        refuse: bool,
+    },
+    /// The lease of a worker that a new primary waits for has run out, as that can tell.
+    Fence(Party),
+    /// The TC sends Prepare; its own participant may refuse.
+    Prepare {
+        /// Whether it does.
+        refuse: bool,
+    },
+    /// The TC gives the transaction up before Prepare.
+    Abort,
+    /// The TC's answer reaches the client.
+    Hear,
+    /// The client, which knows this view by now, asks the primary of a participant.
+    Ask(u8, Partition),
+    /// A replica forgets the outcome.
+    Forget(Party),
+}
+
+impl Model {
+    /// Whether it has to happen at last, once failures have ended. What a worker does that the newest view is
+    /// without need not, nor does a next view.
+    fn is_due(&self, state: &State, action: Action) -> bool {
+        match action {
+            Action::View(_) | Action::Forget(_) => false,
+            Action::Adopt(party, _) => !state.is_deposed(self, party),
+            Action::Deliver { from, to, .. } => !state.is_deposed(self, from) && !state.is_deposed(self, to),
+            Action::Prepare { .. } | Action::Abort | Action::Hear => {
+                !state.is_deposed(self, self.coordinator)
+            }
+            Action::Fence(_) | Action::Ask(..) => true,
+        }
+    }
+
+    fn all_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        actions.extend(self.next_views(state).into_iter().map(Action::View));
+        for party in 0..self.client() {
+            if !state.at(party).halted {
+                let numbers = state.view_number(party) + 1..state.views.len() as u8;
+                actions.extend(numbers.map(|number| Action::Adopt(party, number)));
+            }
+        }
+        let mut last = None;
+        for frame in &state.links {
+            if last.replace((frame.from, frame.to)) != Some((frame.from, frame.to)) {
+                self.deliveries(state, *frame, actions);
+            }
+        }
+        for party in 0..self.client() {
+            self.worker_actions(state, party, actions);
+        }
+        self.coordinator_actions(state, actions);
+        self.client_actions(state, actions);
+    }
+
+    fn deliveries(&self, state: &State, frame: Frame, actions: &mut Vec<Action>) {
+        let Frame { from, to, .. } = frame;
+        let asked = frame.message == Message::PrepareReq && state.at(to).record == Record::Operations;
+        if !(asked && state.is_fenced(self, to)) {
+            actions.push(Action::Deliver { from, to, refuse: false });
+        }
+        if asked {
+            actions.push(Action::Deliver { from, to, refuse: true });
+        }
+    }
+
+    fn worker_actions(&self, state: &State, party: Party, actions: &mut Vec<Action>) {
+        let worker = state.at(party);
+        if worker.halted || worker.role == Role::Reconciling && self.waits_for_states(state, party) {
+            return;
+        }
+        if worker.role == Role::Reconciling {
+            let left = self.waits_for_fence(state, party);
+            actions
+                .extend(left.map(Action::Fence).filter(|fence| !actions.contains(fence)).collect::<Vec<_>>());
+        }
+        let forgets = worker.record.is_decided() || worker.record == Record::Refused;
+        if forgets
+            && (state.client.knows.is_some() || self.breaks(Mutation::ForgetBeforeMark))
+            && (self.is_complete(state) || self.breaks(Mutation::ForgetBeforeComplete))
+        {
+            actions.push(Action::Forget(party));
+        }
+    }
+
+    fn coordinator_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.coordinator == Coordinator::Executing {
+            let own = state.at(self.coordinator).record == Record::Operations;
+            if !(own && state.is_fenced(self, self.coordinator)) {
+                actions.push(Action::Prepare { refuse: false });
+            }
+            if own {
+                actions.push(Action::Prepare { refuse: true });
+            }
+            actions.push(Action::Abort);
+        }
+        if self.breaks(Mutation::AbortAfterPrepare) && matches!(state.coordinator, Coordinator::Preparing(_))
+        {
+            actions.push(Action::Abort);
+        }
+    }
+
+    fn client_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.client.knows.is_some() {
+            return;
+        }
+        let view = |number: u8| &state.views[usize::from(number)];
+        if state.said.is_some() && self.has_coordinator(view(state.client.view)) {
+            actions.push(Action::Hear);
+        }
+        // When it learns of a view is of no account before it asks.
+        for number in state.client.view..state.views.len() as u8 {
+            let changed = |partition| {
+                number > state.client.view + 1
+                    || self.primary(view(number), partition)
+                        != self.primary(view(state.client.view), partition)
+            };
+            let ask = state.client.asked.is_none_or(|(_, partition)| changed(partition));
+            if ask && (self.impatient || !self.has_coordinator(view(number))) {
+                actions.extend([Action::Ask(number, 0), Action::Ask(number, 1)]);
+            }
+        }
+    }
+
+    /// The client knows the outcome, and minds nothing more.
+    fn learn(&self, state: &mut State, commit: bool) {
+        state.client = Client { view: 0, asked: None, knows: Some(commit) };
+        state.links.retain(|frame| frame.to != self.client());
+    }
+
+    /// Whether the epoch of the transaction's Prepare is complete: all members are under the newest view, and none
+    /// has anything open. That is stable, so it does not matter when each has reported it.
+    fn is_complete(&self, state: &State) -> bool {
+        let newest = state.views.len() - 1;
+        let members = || (0..self.client()).filter(|&party| !state.is_deposed(self, party));
+        matches!(state.coordinator, Coordinator::Done | Coordinator::Gone)
+            && members().all(|party| usize::from(state.view_number(party)) == newest)
+            && (0..2).all(|partition| {
+                let primary = self.primary(state.newest(), partition);
+                let worker = state.at(primary);
+                worker.role == Role::Primary
+                    && worker.record != Record::Prepared
+                    && self.is_acknowledged(state, primary, Member::Syncing)
+            })
+    }
+
+    fn take(&self, state: &mut State, action: Action) {
+        match action {
+            Action::View(view) => state.views.push(view),
+            Action::Adopt(party, number) => self.adopt(state, party, number),
+            Action::Deliver { from, to, refuse } => self.deliver(state, from, to, refuse),
+            Action::Fence(party) => {
+                state.fenced |= 1 << self.node(party).expect("a worker has a node");
+                for party in 0..self.client() {
+                    if !state.at(party).halted && state.at(party).role == Role::Reconciling {
+                        self.resume(state, party);
+                    }
+                }
+            }
+            Action::Prepare { refuse } => {
+                if refuse {
+                    state.at_mut(self.coordinator).record = Record::None;
+                }
+                self.prepare(state);
+            }
+            Action::Abort if state.coordinator == Coordinator::Executing => self.abort(state),
+            Action::Abort => self.tell(state, false, 0),
+            Action::Hear => self.learn(state, state.said.expect("an answer to hear")),
+            Action::Ask(number, partition) => {
+                self.adopt(state, self.client(), number);
+                let primary = self.primary(&state.views[usize::from(number)], partition);
+                state.client.asked = Some((primary, partition));
+                self.send(state, self.client(), primary, Message::StatusReq);
+            }
+            Action::Forget(party) => {
+                let record = &mut state.at_mut(party).record;
+                *record = Record::Forgotten(*record == Record::Committed);
+            }
+        }
+    }
+
+    fn deliver(&self, state: &mut State, from: Party, to: Party, refuse: bool) {
+        let frame = state.pop(from, to).expect("a frame to deliver");
+        if frame.view > state.view_number(to) {
+            self.adopt(state, to, frame.view);
+        }
+        if state.workers.get(usize::from(to)).is_some_and(|worker| worker.halted) {
+            return;
+        }
+        if self.member(state.view(to), from) == Member::Out {
+            if let (true, Message::Stream(_, number)) =
+                (self.breaks(Mutation::AcknowledgeDropped), frame.message)
+            {
+                let view = state.view_number(from);
+                state.push(Frame { from: to, to: from, view, message: Message::Acknowledge(number) });
+            }
+            return;
+        }
+        if refuse && state.at(to).record == Record::Operations {
+            state.at_mut(to).record = Record::None;
+        }
+        self.handle(state, frame);
+    }
+}
+
+impl stateright::Model for Model {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::first(self)]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.all_actions(state, actions);
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        self.take(&mut state, action);
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Model>> {
+        properties::all()
+    }
+}
