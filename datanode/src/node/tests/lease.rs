@@ -121,10 +121,17 @@ fn a_lease_follows_the_acknowledged_heartbeats_and_ends_without_them() {
     for id in [11, 12] {
         assert_eq!((net.node(id).lease(), net.workers(id).lease), (ms(1250), ms(1250)), "node {id}");
     }
+    // An acknowledgement that comes late is worth what the heartbeat's sending was.
+    net.block(12, 11, false);
+    net.run(1130);
+    assert_eq!(net.node(11).lease(), ms(1250));
+    net.blocked.clear();
+    net.run(1131);
+    assert_eq!(net.node(11).lease(), ms(1350));
     net.block(12, 11, false);
     net.run(2000);
     // 11 hears nothing from 12, and so gets no answer; 12 gets none because its own heartbeats do not arrive.
-    assert_eq!((net.node(11).lease(), net.node(12).lease()), (ms(1250), ms(1250)));
+    assert_eq!((net.node(11).lease(), net.node(12).lease()), (ms(1350), ms(1350)));
     assert_eq!(net.report(11).hears, []);
     assert_eq!(net.report(12).hears, [life(11)], "the other direction is open");
     net.blocked.clear();

@@ -1,5 +1,6 @@
 mod driver;
 mod epochs;
 mod fences;
+mod frames;
 mod lease;
 mod leaving;
