@@ -5,7 +5,11 @@ pub mod choice;
 pub mod config;
 pub mod log;
 pub mod membership;
+pub mod node;
+pub mod notice;
 pub mod register;
+pub mod replica;
 mod separation;
+pub mod status;
 #[cfg(test)]
 mod testing;

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use raft::{
-    Config, RawNode, StateRole,
+    Config, RawNode, SnapshotStatus, StateRole,
     eraftpb::{ConfState, EntryType, Message},
 };
 use twofold_proto::{
@@ -70,7 +70,13 @@ pub struct Replica {
 
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Replica {{ term {}, {:?}, applied {:?} }}", self.term(), self.node.raft.state, self.applied)
+        write!(
+            f,
+            "Replica {{ term {}, {:?}, applied {:?} }}",
+            self.term(),
+            self.node.raft.state,
+            self.applied
+        )
     }
 }
 
@@ -82,9 +88,11 @@ impl Replica {
     pub fn new(id: NodeId, voters: &[NodeId], stored: &Stored) -> Result<(Replica, Option<Vec<u8>>), Error> {
         let place = voters.iter().position(|&voter| voter == id);
         let place = place.unwrap_or_else(|| panic!("{id:?} is not among the voters {voters:?}"));
-        let states = ConfState::from((voters.iter().map(|voter| voter.0.into()).collect::<Vec<u64>>(), Vec::new()));
-        let log = Log::new(states, stored)
-            .map_err(|fault| Error::new(ErrorCode::Internal, format!("the register of node {id} on disk: {fault}")))?;
+        let states =
+            ConfState::from((voters.iter().map(|voter| voter.0.into()).collect::<Vec<u64>>(), Vec::new()));
+        let log = Log::new(states, stored).map_err(|fault| {
+            Error::new(ErrorCode::Internal, format!("the register of node {id} on disk: {fault}"))
+        })?;
         let data = log.snapshot_data().map(<[u8]>::to_vec);
         let election_tick = ELECTION_TICKS + place * ELECTION_TICKS_APART;
         let snapshot = (log.snapshot_index(), raft::Storage::term(&log, log.snapshot_index()).unwrap_or(0));
@@ -139,6 +147,12 @@ impl Replica {
         let _ = self.node.step(message);
     }
 
+    /// A message to this voter, maybe a snapshot, was lost.
+    pub fn lost(&mut self, to: NodeId) {
+        self.node.report_unreachable(to.0.into());
+        self.node.report_snapshot(to.0.into(), SnapshotStatus::Failure);
+    }
+
     /// Proposes a command; false if this node does not lead, or too much is under way.
     pub fn propose(&mut self, command: Vec<u8>) -> bool {
         self.leads() && self.node.propose(Vec::new(), command).is_ok()
@@ -152,6 +166,16 @@ impl Replica {
                 self.node.on_persist_ready(number);
             }
             output.messages.extend(messages);
+        }
+        self.advance_applied();
+    }
+
+    /// Raft counts as applied only what is on disk; a snapshot is handed out before.
+    fn advance_applied(&mut self) {
+        let log = &self.node.raft.raft_log;
+        let index = self.applied.0.min(log.persisted).min(log.committed);
+        if index > log.applied() {
+            self.node.advance_apply_to(index);
         }
     }
 
@@ -180,7 +204,7 @@ impl Replica {
                 output.writes.push((self.last_write, write));
             }
             self.node.advance_append_async(ready);
-            self.node.advance_apply();
+            self.advance_applied();
             if must_sync || !self.waiting.is_empty() {
                 self.waiting.push_back(Waiting { write: self.last_write, ready: Some(number), messages });
             } else {
@@ -205,7 +229,11 @@ impl Replica {
     /// Panics if the log and what waits for it do not fit together.
     pub fn check(&self) {
         let writes = self.waiting.iter().map(|waiting| waiting.write);
-        assert!(writes.clone().is_sorted() && writes.max().unwrap_or(0) <= self.last_write, "{:?}", self.waiting);
+        assert!(
+            writes.clone().is_sorted() && writes.max().unwrap_or(0) <= self.last_write,
+            "{:?}",
+            self.waiting
+        );
         assert!(self.applied.0 >= self.node.store().snapshot_index(), "{self:?}");
     }
 }
@@ -220,5 +248,5 @@ pub fn encode_message(message: &Message) -> Vec<u8> {
 /// # Errors
 /// If it is none.
 pub fn decode_message(bytes: &[u8]) -> Result<Message, twofold_proto::wire::Malformed> {
-    protobuf::parse_from_bytes(bytes).map_err(|_| twofold_proto::wire::Malformed("raft message"))
+    protobuf::Message::parse_from_bytes(bytes).map_err(|_| twofold_proto::wire::Malformed("raft message"))
 }

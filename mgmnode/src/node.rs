@@ -1,0 +1,455 @@
+//! The machine of a management node: a voter of the register, and, while it leads, the one who decides.
+//!
+//! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
+//! parts: [`peers`] the links, [`reports`] what data nodes say, [`requests`] what clients and people ask for.
+
+mod peers;
+mod reports;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use twofold_proto::{
+    config::ClusterConfig,
+    error::{Error, ErrorCode},
+    ids::{Endpoint, Epoch, Incarnation, NodeId},
+    link::{FrameHeader, Message, Messages, Received},
+    links::{LinkEffect, LinkId, LinkInput, Linked, Links},
+    machine::Machine,
+    message::{Kind, Life},
+    time::{Duration, Time},
+    view::View,
+    wire::Malformed,
+};
+
+pub use self::requests::{AdminCommand, AdminReply};
+use self::{peers::Peer, reports::Reporter, requests::PendingChange};
+use crate::{
+    choice,
+    log::{LogWrite, Stored},
+    notice::Notice,
+    register::{Applied, Command, Register},
+    replica::{Committed, Output, Replica, TICK, decode_message},
+};
+
+/// What happens to a management node.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Something about a link.
+    Link(LinkInput<'a>),
+    /// Time has passed.
+    Timer,
+    /// The write of this id, and all before it, are on disk for good.
+    Persisted {
+        /// The number of [`Effect::Persist`].
+        id: u64,
+    },
+    /// Somebody asks by the management interface; answered by [`Effect::Admin`].
+    Admin {
+        /// Comes back in the answer.
+        request: u64,
+        /// What is asked.
+        command: AdminCommand,
+    },
+}
+
+/// What a management node wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Something about a link.
+    Link(LinkEffect),
+    /// Write this, all or nothing, after all before it; then say [`Input::Persisted`].
+    Persist {
+        /// Counts the writes from 1.
+        id: u64,
+        /// What to write.
+        write: LogWrite,
+    },
+    /// The answer to [`Input::Admin`].
+    Admin {
+        /// The request's number.
+        request: u64,
+        /// The answer.
+        reply: AdminReply,
+    },
+    /// Something for the log.
+    Notice(Notice),
+}
+
+/// The machine of a management node; its endpoint is [`Endpoint::node`].
+#[derive(Debug)]
+pub struct ManagementNode {
+    id: NodeId,
+    /// What this node's own file says; the register's config may be another.
+    file: ClusterConfig,
+    links: Links,
+    peers: BTreeMap<LinkId, Peer>,
+    replica: Replica,
+    register: Register,
+    /// What came out of `replica` and was not dealt with yet.
+    output: Output,
+    started: bool,
+    tick_due: Time,
+    last_step: Time,
+    /// Since when this process has been awake without a break, so that silence of others means something.
+    awake_since: Time,
+    /// The term in which this node leads and may decide, and since when.
+    leading: Option<(u64, Time)>,
+    /// The leader as it was told in the log.
+    told_leader: (u64, Option<NodeId>),
+    /// A view is proposed and not decided yet.
+    view_proposed: bool,
+    /// This leader has proposed its config, or found that it cannot.
+    config_settled: bool,
+    /// Something changed on which decisions depend.
+    evaluate: bool,
+    reporters: BTreeMap<Life, Reporter>,
+    /// Lives that have ended, and when that was heard.
+    gone: BTreeMap<Life, Time>,
+    /// Since when there are data nodes, but no view with members.
+    forming_since: Option<Time>,
+    changes: Vec<PendingChange>,
+    last_change: u64,
+}
+
+impl ManagementNode {
+    /// A life of the management node `id`, with the config of its own file and what is stored of the register.
+    ///
+    /// # Errors
+    /// If the config does not have the node, or what is stored cannot be used.
+    pub fn new(
+        config: ClusterConfig,
+        id: NodeId,
+        incarnation: Incarnation,
+        stored: &Stored,
+    ) -> Result<ManagementNode, Error> {
+        let voters: Vec<NodeId> = config.management_nodes.iter().map(|node| node.id).collect();
+        if !voters.contains(&id) {
+            let text = format!("node {id} is no management node; the config has {voters:?}");
+            return Err(Error::new(ErrorCode::NoSuchNode, text));
+        }
+        let (replica, snapshot) = Replica::new(id, &voters, stored)?;
+        let register = match snapshot {
+            Some(bytes) => Register::decode(&bytes)?,
+            None => Register::default(),
+        };
+        Ok(ManagementNode {
+            id,
+            links: Links::new(Endpoint::node(id), incarnation, &config.name),
+            file: config,
+            peers: BTreeMap::new(),
+            replica,
+            register,
+            output: Output::default(),
+            started: false,
+            tick_due: Time::default(),
+            last_step: Time::default(),
+            awake_since: Time::default(),
+            leading: None,
+            told_leader: (0, None),
+            view_proposed: false,
+            config_settled: false,
+            evaluate: false,
+            reporters: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            forming_since: None,
+            changes: Vec::new(),
+            last_change: 0,
+        })
+    }
+
+    /// The register as far as it is known here.
+    pub fn register(&self) -> &Register {
+        &self.register
+    }
+
+    /// The leader, as far as is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.replica.leader()
+    }
+
+    /// Whether this node decides.
+    pub fn is_leading(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    /// The agreed config, or the file's before there is one.
+    fn config(&self) -> &ClusterConfig {
+        self.register.config().unwrap_or(&self.file)
+    }
+
+    fn is_management(&self, node: NodeId) -> bool {
+        self.file.management_nodes.iter().any(|other| other.id == node)
+    }
+
+    /// Notes when this process was asleep: what others said meanwhile may still be on its way.
+    fn note_pause(&mut self, now: Time) {
+        if !self.started || now.since(self.last_step) >= self.config().failure() / 2 {
+            self.awake_since = now;
+        }
+        self.last_step = now;
+    }
+
+    fn tick(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if !self.started {
+            self.started = true;
+            self.connect_to_peers(effects);
+        }
+        if now < self.tick_due {
+            return;
+        }
+        self.tick_due = now + TICK;
+        self.replica.tick();
+        self.evaluate = true;
+        self.forget_old(now, effects);
+    }
+
+    fn link(&mut self, now: Time, input: LinkInput<'_>, effects: &mut Vec<Effect>) {
+        match input {
+            LinkInput::Hello { connection, hello } => self.hello(connection, &hello, effects),
+            LinkInput::Connected { link, incarnation, received } => {
+                self.connected(link, incarnation, received, effects);
+            }
+            LinkInput::Refused { link, .. } => self.refused(link, effects),
+            LinkInput::Disconnected { link } => self.disconnected(now, link),
+            LinkInput::Frame { link, header, payload } => self.frame(now, link, &header, payload, effects),
+        }
+    }
+
+    fn frame(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        header: &FrameHeader,
+        payload: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
+        let taken = match self.links.receive(link, header) {
+            Ok(Received::New) => Messages::new(payload).try_for_each(|message| {
+                message.and_then(|message| self.message(now, link, &message, effects))
+            }),
+            Ok(Received::Nothing) => Ok(()),
+            Err(malformed) => Err(malformed),
+        };
+        match taken {
+            Ok(()) => {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.processed(header);
+                }
+            }
+            Err(malformed) => self.cut_off(link, &malformed, effects),
+        }
+    }
+
+    fn message(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        message: &Message<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Malformed> {
+        let Some((peer, incarnation)) = self.links.get(link).map(|link| (link.peer(), link.incarnation()))
+        else {
+            return Ok(());
+        };
+        // A kind without a name here is of a later version.
+        let Ok(kind) = Kind::from_number(message.kind) else { return Ok(()) };
+        match kind {
+            Kind::RaftOrd => {
+                let raft = decode_message(message.body)?;
+                if !self.is_management(peer.node)
+                    || (raft.from, raft.to) != (peer.node.0.into(), self.id.0.into())
+                {
+                    return Err(Malformed("raft message"));
+                }
+                self.replica.receive(raft);
+                Ok(())
+            }
+            Kind::ReportOrd => {
+                self.report(now, link, Life { node: peer.node, incarnation }, peer.worker, message.body)
+            }
+            Kind::GoneOrd => self.gone(now, peer.node, message.body, effects),
+            Kind::CatalogReq => self.catalog_request(now, link, message.body),
+            // A view comes before the first message under it; here the register knows better.
+            Kind::ViewOrd => Ok(()),
+            _ => Err(Malformed("message: management nodes do not take this kind")),
+        }
+    }
+
+    /// Carries out what Raft wants, applies what is agreed, and decides, until nothing is left to do.
+    fn pump(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        loop {
+            self.replica.pump(&mut self.output);
+            for committed in std::mem::take(&mut self.output.committed) {
+                self.apply(now, committed, effects);
+            }
+            self.replica.compact(|| self.register.encode(), &mut self.output);
+            for (id, write) in self.output.writes.drain(..) {
+                effects.push(Effect::Persist { id, write });
+            }
+            for message in std::mem::take(&mut self.output.messages) {
+                self.send_raft(&message);
+            }
+            self.note_leader(now, effects);
+            if !self.decide(now, effects) {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, now: Time, committed: Committed, effects: &mut Vec<Effect>) {
+        let before =
+            (self.register.config().cloned(), self.register.view().clone(), self.register.catalog().version);
+        match committed {
+            Committed::Snapshot(bytes) => {
+                self.register = Register::decode(&bytes).expect("a snapshot that was agreed on can be read");
+            }
+            Committed::Command(bytes) => {
+                let command: Command = twofold_proto::message::control(&bytes)
+                    .expect("a command that was agreed on can be read");
+                match self.register.apply(command) {
+                    Applied::Config(Ok(())) => effects.push(Effect::Notice(Notice::ConfigTaken)),
+                    Applied::Config(Err(reason)) => {
+                        effects.push(Effect::Notice(Notice::ConfigRefused(reason)))
+                    }
+                    Applied::View(_) => self.view_proposed = false,
+                    Applied::Catalog(origin, result) => self.catalog_changed(origin, result),
+                }
+            }
+        }
+        let (config, view, catalog) = before;
+        if self.register.config() != config.as_ref() {
+            self.publish(Kind::ConfigOrd);
+        }
+        if self.register.view() != &view {
+            self.view_changed(now, view, effects);
+        }
+        if self.register.catalog().version != catalog {
+            self.publish(Kind::CatalogOrd);
+        }
+        self.evaluate = true;
+    }
+
+    fn view_changed(&mut self, now: Time, before: View, effects: &mut Vec<Effect>) {
+        let view = self.register.view().clone();
+        let is_empty = view.members.is_empty();
+        self.forming_since = (is_empty && !self.reporters.is_empty()).then_some(now);
+        effects.push(Effect::Notice(Notice::View { before, view }));
+        self.publish(Kind::ViewOrd);
+    }
+
+    fn note_leader(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let (term, leader) = (self.replica.term(), self.replica.leader());
+        if leader != self.told_leader.1 || (leader.is_some() && term != self.told_leader.0) {
+            self.told_leader = (term, leader);
+            effects.push(Effect::Notice(Notice::Leader { term, leader }));
+        }
+        let leads = self.replica.leads().then_some(term);
+        if leads != self.leading.map(|(term, _)| term) {
+            self.leading = leads.map(|term| (term, now));
+            self.view_proposed = false;
+            self.config_settled = false;
+            self.evaluate = true;
+            self.fail_undecided_changes();
+        }
+    }
+
+    /// How long reports have come in without a break, for decisions.
+    fn listening(&self, now: Time) -> Duration {
+        let leading = self.leading.map_or(Duration::ZERO, |(_, since)| now.since(since));
+        leading.min(now.since(self.awake_since))
+    }
+
+    /// As leader: proposes what should change; returns whether anything was proposed.
+    fn decide(&mut self, now: Time, effects: &mut Vec<Effect>) -> bool {
+        if self.leading.is_none() || !std::mem::take(&mut self.evaluate) {
+            return false;
+        }
+        if !self.config_settled {
+            if self.register.config() == Some(&self.file) {
+                self.config_settled = true;
+            } else if let Some(reason) = self.register.objection(&self.file) {
+                self.config_settled = true;
+                effects.push(Effect::Notice(Notice::ConfigRefused(reason)));
+            } else {
+                let command = Command::Config(Box::new(self.file.clone()));
+                self.config_settled = self.replica.propose(command.encode());
+                return self.config_settled;
+            }
+        }
+        self.order_stops(now, effects);
+        if self.view_proposed {
+            return false;
+        }
+        let Some(config) = self.register.config() else { return false };
+        let facts = self.facts(now);
+        let Some(view) = choice::next_view(config, self.register.membership(), &facts) else { return false };
+        let predecessor = self.register.view().number;
+        self.view_proposed = self.replica.propose(Command::View { predecessor, view }.encode());
+        self.view_proposed
+    }
+}
+
+impl Machine for ManagementNode {
+    type Input<'a> = Input<'a>;
+    type Effect = Effect;
+
+    fn step(&mut self, now: Time, input: Input<'_>, effects: &mut Vec<Effect>) {
+        self.note_pause(now);
+        match input {
+            Input::Link(input) => self.link(now, input, effects),
+            Input::Timer => self.tick(now, effects),
+            Input::Persisted { id } => self.replica.persisted(id, &mut self.output),
+            Input::Admin { request, command } => {
+                let reply = self.administrate(now, &command, effects);
+                effects.push(Effect::Admin { request, reply });
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        Some(self.tick_due)
+    }
+
+    fn check(&self) {
+        self.replica.check();
+        let view = self.register.view();
+        if let Some(config) = self.register.config() {
+            for group in (0..config.groups()).map(|group| twofold_proto::ids::GroupId(group as u16)) {
+                assert!(
+                    view.members.is_empty() || config.group_nodes(group).any(|node| view.is_up(node)),
+                    "{group:?} has no up member: {view:?}"
+                );
+            }
+        }
+        for link in self.peers.keys() {
+            assert!(self.links.get(*link).is_some(), "a peer without a link: {:?}", self.peers);
+        }
+    }
+}
+
+impl Linked for ManagementNode {
+    fn link_input(input: LinkInput<'_>) -> Input<'_> {
+        Input::Link(input)
+    }
+
+    fn link_effect(effect: Effect) -> Result<LinkEffect, Effect> {
+        match effect {
+            Effect::Link(effect) => Ok(effect),
+            other => Err(other),
+        }
+    }
+
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.pump(now, effects);
+        self.answer_changes(now);
+        // Management nodes take no part in epochs.
+        self.links.seal(Epoch(0), false);
+    }
+}

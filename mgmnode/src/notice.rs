@@ -1,0 +1,126 @@
+//! What a management node says in its log.
+
+use std::fmt;
+
+use twofold_proto::{
+    ids::NodeId,
+    message::Life,
+    view::{MemberState, View},
+};
+
+/// An event that people want to know of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Another leader is known, or none.
+    Leader {
+        /// The term.
+        term: u64,
+        /// Who leads.
+        leader: Option<NodeId>,
+    },
+    /// A view was agreed on; what changed.
+    View {
+        /// The one before.
+        before: View,
+        /// The new one.
+        view: View,
+    },
+    /// The config of the file was not taken.
+    ConfigRefused(String),
+    /// The config is now that of this node's file.
+    ConfigTaken,
+    /// A life of a data node has ended.
+    Gone(Life),
+    /// A node was told to stop or to start anew.
+    Told {
+        /// Which life.
+        life: Life,
+        /// Why.
+        reason: String,
+    },
+    /// A peer spoke nonsense and was cut off.
+    Nonsense {
+        /// Who.
+        node: NodeId,
+        /// What.
+        what: String,
+    },
+}
+
+impl Notice {
+    /// Whether somebody should look at it.
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Notice::Leader { leader, .. } => leader.is_none(),
+            Notice::View { before, view } => view.members.len() < before.members.len(),
+            Notice::ConfigRefused(_) | Notice::Told { .. } | Notice::Nonsense { .. } | Notice::Gone(_) => {
+                true
+            }
+            Notice::ConfigTaken => false,
+        }
+    }
+}
+
+fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Syncing => "syncing",
+        MemberState::Ready => "ready",
+        MemberState::Up => "up",
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Leader { term, leader: Some(leader) } => {
+                write!(f, "node {leader} leads the management nodes in term {term}")
+            }
+            Notice::Leader { term, leader: None } => {
+                write!(f, "no leader of the management nodes is known in term {term}")
+            }
+            Notice::View { before, view } => view_change(f, before, view),
+            Notice::ConfigRefused(reason) => write!(f, "the config file is not taken: {reason}"),
+            Notice::ConfigTaken => f.write_str("the config is now that of the file"),
+            Notice::Gone(life) => write!(f, "node {} has ended", life.node),
+            Notice::Told { life, reason } => write!(f, "node {} is told to stop: {reason}", life.node),
+            Notice::Nonsense { node, what } => write!(f, "node {node} is cut off: {what}"),
+        }
+    }
+}
+
+fn view_change(f: &mut fmt::Formatter<'_>, before: &View, view: &View) -> fmt::Result {
+    write!(f, "view {}", view.number)?;
+    if view.members.is_empty() {
+        return write!(
+            f,
+            ": all nodes of a group were lost, and their data with them; the cluster starts anew, empty"
+        );
+    }
+    for member in &before.members {
+        if !view.contains(member.node, member.incarnation) {
+            write!(f, ", node {} is dropped", member.node)?;
+        }
+    }
+    for member in &view.members {
+        if before.state(member.node, member.incarnation) != Some(member.state) {
+            write!(f, ", node {} is {}", member.node, state_name(member.state))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::view;
+
+    #[test]
+    fn a_view_is_told_by_what_changed() {
+        let said = |before: &str, after: &str| Notice::View { before: view(before), view: view(after) };
+        let notice = said("5 r1: 11a=up 12a=up 13a=ready", "6 r1: 12a=up 13a=syncing 11b=syncing");
+        assert_eq!(notice.to_string(), "view 6, node 11 is dropped, node 13 is syncing, node 11 is syncing");
+        assert!(!notice.is_warning());
+        let notice = said("5 r1: 11a=up 12a=up", "6 r1: -");
+        assert!(notice.to_string().contains("their data with them") && notice.is_warning());
+    }
+}
