@@ -235,8 +235,10 @@ impl Link {
     /// Asks the peer to acknowledge what was appended so far as soon as it has it.
     #[inline]
     pub fn want_acknowledgement(&mut self) {
-        self.acknowledge_now = true;
-        self.urgent = true;
+        if self.acknowledged < self.position() {
+            self.acknowledge_now = true;
+            self.urgent = true;
+        }
     }
 
     /// The number of the frame that holds the message appended last: it has arrived once
@@ -272,6 +274,11 @@ impl Link {
     /// At the end of a turn: closes the open frame if something in it is urgent (or `all` is asked), and sees that
     /// an acknowledgement that is due leaves. All frames of the turn get this epoch.
     pub fn seal(&mut self, epoch: Epoch, all: bool) {
+        if self.acknowledge_now && self.open.is_empty() {
+            // What is to be acknowledged has left already: a frame of its own asks for it.
+            self.open = self.spare.pop().unwrap_or_default();
+            self.open.resize(FRAME_HEADER, 0);
+        }
         if !self.open.is_empty() && (self.urgent || all || self.due) {
             self.seal_open();
             self.stamp(epoch);
@@ -662,6 +669,28 @@ mod tests {
         b.seal(Epoch(9), false);
         carry(&mut b, &mut a, &mut back, usize::MAX);
         assert_eq!(a.acknowledged(), position);
+    }
+
+    #[test]
+    fn an_acknowledgement_can_be_asked_for_later() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        a.want_acknowledgement();
+        a.seal(Epoch(9), false);
+        assert_eq!(a.unwritten().count(), 0, "there is nothing to acknowledge");
+        a.send(1, 0, |out| out.put_u8(7));
+        let position = a.position();
+        a.seal(Epoch(9), false);
+        carry(&mut a, &mut b, &mut there, usize::MAX);
+        b.seal(Epoch(9), false);
+        assert_eq!(b.unwritten().count(), 0, "nobody asked");
+        a.want_acknowledgement();
+        a.seal(Epoch(9), false);
+        assert_eq!(carry(&mut a, &mut b, &mut there, usize::MAX), []);
+        b.seal(Epoch(9), false);
+        carry(&mut b, &mut a, &mut back, usize::MAX);
+        assert!(a.acknowledged() >= position);
     }
 
     #[test]

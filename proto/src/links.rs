@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    ids::{Endpoint, Epoch, Incarnation},
+    ids::{Endpoint, Epoch, Incarnation, NodeId, WorkerId},
     link::{FrameHeader, Hello, HelloReply, Link, PROTOCOL_VERSION, Received},
     machine::Machine,
     time::Time,
@@ -234,13 +234,17 @@ impl Links {
         })
     }
 
-    /// What speaks against a hello, whoever says it.
+    /// What speaks against a hello, whoever says it. A client that knows nothing but an address, and wants to learn the
+    /// config, names neither the cluster nor the node: a machine that is no worker hears it.
     pub fn objection(&self, hello: &Hello) -> Option<HelloReply> {
-        let (temporary, reason) = if hello.cluster != self.cluster {
+        let learns = self.own.worker == WorkerId::NODE
+            && hello.from.node == NodeId(0)
+            && (hello.cluster.as_str(), hello.to) == ("", Endpoint::node(NodeId(0)));
+        let (temporary, reason) = if hello.cluster != self.cluster && !learns {
             (false, format!("this is cluster «{}», not «{}»", self.cluster, hello.cluster))
         } else if hello.version.abs_diff(PROTOCOL_VERSION) > 1 {
             (false, format!("protocol version {} is spoken here, not {}", PROTOCOL_VERSION, hello.version))
-        } else if hello.to != self.own {
+        } else if hello.to != self.own && !learns {
             (false, format!("this is {:?}, not {:?}", self.own, hello.to))
         } else if hello.to_incarnation.0 != 0 && hello.to_incarnation != self.incarnation {
             (true, format!("{:?} has been started anew", self.own.node))
@@ -343,7 +347,6 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{NodeId, WorkerId};
 
     fn links() -> Links {
         Links::new(Endpoint::new(NodeId(1), WorkerId(0)), Incarnation(10), "local")
@@ -386,6 +389,24 @@ mod tests {
     }
 
     #[test]
+    fn who_knows_only_an_address_is_heard_by_a_machine_that_is_no_worker() {
+        let stranger = Hello {
+            version: PROTOCOL_VERSION,
+            cluster: String::new(),
+            from: Endpoint::new(NodeId(0), WorkerId(7)),
+            incarnation: Incarnation(1),
+            to: Endpoint::node(NodeId(0)),
+            to_incarnation: Incarnation(0),
+            received: 0,
+        };
+        let node = Links::new(Endpoint::node(NodeId(1)), Incarnation(10), "local");
+        assert_eq!(node.objection(&stranger), None);
+        assert!(links().objection(&stranger).is_some(), "a worker does not");
+        assert!(node.objection(&Hello { cluster: "other".into(), ..stranger.clone() }).is_some());
+        assert!(node.objection(&Hello { from: Endpoint::node(NodeId(11)), ..stranger }).is_some());
+    }
+
+    #[test]
     fn only_touched_links_are_dirty() {
         let mut links = links();
         let a = links.add(Endpoint::node(NodeId(2)), Incarnation(1));
@@ -398,6 +419,6 @@ mod tests {
         assert_eq!(dirty, []);
         links.seal(Epoch(1), true);
         links.take_dirty(&mut dirty);
-        assert_eq!(dirty, [b, a]);
+        assert_eq!(dirty, [a, b]);
     }
 }

@@ -864,8 +864,17 @@ pub enum Known {
 pub struct ReplicaStateOrd {
     /// The view.
     pub view: ViewNumber,
-    /// Each partition whose primary the receiver now is, with its open write sets here.
-    pub partitions: Vec<(PartitionId, Vec<(u64, TransactionId)>)>,
+    /// Each partition whose primary the receiver now is.
+    pub partitions: Vec<(PartitionId, ReplicaState)>,
+}
+
+/// What a replica knows of a partition's write sets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReplicaState {
+    /// Those that are open here: number and transaction.
+    pub open: Vec<(u64, TransactionId)>,
+    /// What became of others lately: of all that may be open at some replica still.
+    pub decided: Vec<(u64, TransactionId, Outcome)>,
 }
 
 /// A partition's copy begins; open write sets, then rows follow.

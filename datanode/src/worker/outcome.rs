@@ -22,6 +22,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Record {
     partition: PartitionId,
+    number: u64,
     transaction: TransactionId,
     commit_number: u64,
     outcome: Outcome,
@@ -56,6 +57,7 @@ impl Outcomes {
     pub fn record(&mut self, header: &WriteSetHeader, outcome: Outcome) {
         let record = Record {
             partition: header.partition,
+            number: header.number,
             transaction: header.transaction,
             commit_number: header.commit_number,
             outcome,
@@ -71,6 +73,16 @@ impl Outcomes {
         let record =
             recent.or_else(|| self.unconfirmed.get(&(transaction, partition)).map(|(_, record)| record));
         record.map(|record| record.outcome)
+    }
+
+    /// What was decided in epochs that are not complete, by partition: others may have it open still.
+    pub fn recent(&self) -> BTreeMap<PartitionId, Vec<(u64, TransactionId, Outcome)>> {
+        let mut recent: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for record in self.by_epoch.values().flatten() {
+            let decided = (record.number, record.transaction, record.outcome);
+            recent.entry(record.partition).or_default().push(decided);
+        }
+        recent
     }
 
     /// The session has all answers up to this commit number.

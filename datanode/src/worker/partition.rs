@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use twofold_proto::{
-    ids::{Endpoint, NodeId, TransactionId, ViewNumber},
+    ids::{Endpoint, NodeId, ViewNumber},
     links::LinkId,
-    message::{Coordinator, DecideReq, Life, OutcomeReq, PrepareReq},
+    message::{Coordinator, DecideReq, Life, OutcomeReq, PrepareReq, ReplicaState},
 };
 
 /// A partition as one worker sees it.
@@ -19,8 +19,8 @@ pub(super) struct Partition {
     pub since: ViewNumber,
     /// The other replicas whose word is missing before it can be served.
     pub missing: Vec<NodeId>,
-    /// Their words: under which view, and their open write sets.
-    pub states: BTreeMap<NodeId, (ViewNumber, Vec<(u64, TransactionId)>)>,
+    /// Their words, and under which view.
+    pub states: BTreeMap<NodeId, (ViewNumber, ReplicaState)>,
     /// Links to its other replicas, whatever their state, and whether commits count them.
     pub replicas: Vec<(LinkId, bool)>,
     /// Number of the newest write set.

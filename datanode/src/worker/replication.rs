@@ -201,7 +201,7 @@ impl Worker {
 
     /// Takes a write set out of the open ones, at primary and replica alike: applies it if committed, and keeps the
     /// outcome.
-    fn close(&mut self, slot: u32, outcome: Outcome) {
+    pub(super) fn close(&mut self, slot: u32, outcome: Outcome) {
         let mut write_set = self.write_sets.remove(slot).expect("it is open");
         let header = write_set.header;
         let open = &mut self.partitions[usize::from(header.partition.0)].open;

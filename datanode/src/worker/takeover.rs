@@ -9,7 +9,10 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Endpoint, NodeId, PartitionId, TransactionId},
     links::{LinkEffect, LinkId},
-    message::{Catalog, DecideOrd, Image, Kind, Life, Outcome, ReplicaStateOrd, WriteSetHeader, put_control},
+    message::{
+        Catalog, DecideOrd, Image, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader,
+        put_control,
+    },
     placement::PartitionMap,
     schema::Schema,
     view::{MemberState, View},
@@ -126,6 +129,7 @@ impl Worker {
     fn update_partitions(&mut self) -> BTreeSet<PartitionId> {
         let mut changed = BTreeSet::new();
         let mut words: BTreeMap<Endpoint, ReplicaStateOrd> = BTreeMap::new();
+        let mut recent = self.outcomes.recent();
         for number in 0..self.map.partitions() {
             let partition = PartitionId(number);
             let primary = self.map.primary(partition);
@@ -142,7 +146,8 @@ impl Worker {
             }
             self.update_replicas(partition);
             if moved {
-                self.primary_changed(partition, before, primary, &mut words);
+                let decided = recent.remove(&partition).unwrap_or_default();
+                self.primary_changed(partition, before, primary, decided, &mut words);
             } else if primary == Some(self.own) {
                 self.replicas_changed(partition);
             }
@@ -177,6 +182,7 @@ impl Worker {
         partition: PartitionId,
         before: Option<Endpoint>,
         primary: Option<Endpoint>,
+        decided: Vec<(u64, TransactionId, Outcome)>,
         words: &mut BTreeMap<Endpoint, ReplicaStateOrd>,
     ) {
         let view = self.view.number;
@@ -206,7 +212,7 @@ impl Worker {
             if let Some(primary) = primary {
                 let word = words.entry(primary);
                 let word = word.or_insert_with(|| ReplicaStateOrd { view, partitions: Vec::new() });
-                word.partitions.push((partition, open));
+                word.partitions.push((partition, ReplicaState { open, decided }));
             }
         } else {
             self.drop_copy(partition);
@@ -338,9 +344,9 @@ impl Worker {
 
     /// The word of another replica (`ReplicaStateOrd`).
     pub(super) fn on_replica_state(&mut self, node: NodeId, order: ReplicaStateOrd) {
-        for (partition, open) in order.partitions {
+        for (partition, word) in order.partitions {
             let Some(state) = self.partitions.get_mut(usize::from(partition.0)) else { continue };
-            state.states.insert(node, (order.view, open));
+            state.states.insert(node, (order.view, word));
             self.take_early_states(partition);
             self.try_serve(partition);
         }
@@ -396,15 +402,21 @@ impl Worker {
         }
     }
 
-    /// Makes the other replicas agree with this one: what they have open and it does not is decided, or dropped; what
-    /// it has open and they do not is sent.
+    /// Makes the replicas agree. What others know to be decided is decided here. Then this replica is the truth: what
+    /// others have open and it does not is decided, or dropped; what it has open and they do not is sent.
     fn reconcile(&mut self, partition: PartitionId) {
         let states = std::mem::take(&mut self.partition(partition).states);
+        for &(number, transaction, outcome) in states.values().flat_map(|(_, state)| &state.decided) {
+            let Some(slot) = self.find_numbered(partition, number) else { continue };
+            if self.write_sets.get(slot).expect("open").header.transaction == transaction {
+                self.close(slot, outcome);
+            }
+        }
         let replicas = self.map.replicas(partition).to_vec();
         let open: Vec<u32> = self.partition(partition).open.iter().copied().collect();
         for replica in replicas {
             let Some(&link) = self.data_links.get(&replica.endpoint) else { continue };
-            let theirs = states.get(&replica.endpoint.node).map_or(&[][..], |(_, theirs)| theirs);
+            let theirs = states.get(&replica.endpoint.node).map_or(&[][..], |(_, theirs)| &theirs.open);
             for &(number, transaction) in theirs {
                 self.tell_decision(link, partition, number, transaction);
             }
