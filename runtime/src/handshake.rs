@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use twofold_proto::{
     ids::{Epoch, Incarnation},
-    link::{FRAME_HEADER, FrameHeader, HANDSHAKE_BYTES_MAX, Hello, HelloReply, Link, MAGIC},
+    link::{FRAME_HEADER, FrameHeader, HANDSHAKE_BYTES_MAX, Hello, HelloReply, Link, MAGIC, Messages},
 };
 
 /// How long a handshake may take.
@@ -119,45 +119,91 @@ pub fn send_once(
     body: &[u8],
     timeout: Duration,
 ) -> Result<(), Failure> {
-    let deadline = Instant::now() + timeout;
-    let left = || match deadline.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(Failure::Unreachable(format!("{address}: no answer within {timeout:?}"))),
-    };
-    let mut stream = connect(address, &left)?;
-    prepare(&stream)?;
-    stream.set_write_timeout(Some(left()?))?;
-    stream.write_all(&greeting(hello))?;
-    let read_exact = |stream: &mut TcpStream, bytes: &mut [u8]| -> Result<(), Failure> {
-        stream.set_read_timeout(Some(left()?))?;
-        Ok(stream.read_exact(bytes)?)
-    };
-    let mut prefix = [0; 4];
-    read_exact(&mut stream, &mut prefix)?;
-    let mut reply = vec![0; block_length(prefix)?];
-    read_exact(&mut stream, &mut reply)?;
-    let (incarnation, received) = accepted(&reply)?;
-
-    let mut link = Link::new(hello.to, incarnation);
-    link.connected(incarnation, received).map_err(io::Error::other)?;
-    link.send(kind, 0, |out| out.extend_from_slice(body));
-    link.want_acknowledgement();
-    link.seal(Epoch(0), true);
-    let bytes: Vec<u8> = link.unwritten().flatten().copied().collect();
-    stream.write_all(&bytes)?;
-    link.wrote(bytes.len());
+    let mut peer = Peer::greet(address, hello, Instant::now() + timeout)?;
+    peer.link.send(kind, 0, |out| out.extend_from_slice(body));
+    peer.link.want_acknowledgement();
+    peer.link.seal(Epoch(0), true);
+    let bytes: Vec<u8> = peer.link.unwritten().flatten().copied().collect();
+    peer.stream.write_all(&bytes)?;
+    peer.link.wrote(bytes.len());
     // What the peer sends besides is not for us.
-    let mut frame = Vec::new();
-    while link.acknowledged() < link.position() {
-        frame.resize(FRAME_HEADER, 0);
-        read_exact(&mut stream, &mut frame)?;
-        let Some(header) = FrameHeader::parse(&frame).map_err(io::Error::other)? else { continue };
-        frame.resize(header.length, 0);
-        read_exact(&mut stream, &mut frame[FRAME_HEADER..])?;
-        link.receive(&header).map_err(io::Error::other)?;
-        link.processed(&header);
+    while peer.link.acknowledged() < peer.link.position() {
+        peer.read_frame()?;
     }
     Ok(())
+}
+
+/// Connects to `address` (host:port), says `hello`, and waits for the first message of this kind; returns its body.
+/// Blocks for at most about `timeout`. The hello must be of a link of its own, with nothing received.
+///
+/// # Errors
+/// If nobody is reached in time, the peer refuses, or sends no such message.
+pub fn receive_once(address: &str, hello: &Hello, kind: u8, timeout: Duration) -> Result<Vec<u8>, Failure> {
+    let deadline = Instant::now() + timeout;
+    let mut peer = Peer::greet(address, hello, deadline)?;
+    loop {
+        let payload = peer.read_frame()?;
+        for message in Messages::new(&payload) {
+            let message = message.map_err(io::Error::other)?;
+            if message.kind == kind {
+                return Ok(message.body.to_vec());
+            }
+        }
+    }
+}
+
+/// The connection of a program without a machine.
+struct Peer {
+    stream: TcpStream,
+    address: String,
+    deadline: Instant,
+    link: Link,
+}
+
+impl Peer {
+    /// Connects and says hello.
+    fn greet(address: &str, hello: &Hello, deadline: Instant) -> Result<Peer, Failure> {
+        let left = || time_left(address, deadline);
+        let stream = connect(address, &left)?;
+        prepare(&stream)?;
+        stream.set_write_timeout(Some(left()?))?;
+        let link = Link::new(hello.to, Incarnation(0));
+        let mut peer = Peer { stream, address: address.into(), deadline, link };
+        peer.stream.write_all(&greeting(hello))?;
+        let mut prefix = [0; 4];
+        peer.read_exact(&mut prefix)?;
+        let mut reply = vec![0; block_length(prefix)?];
+        peer.read_exact(&mut reply)?;
+        let (incarnation, received) = accepted(&reply)?;
+        peer.link.connected(incarnation, received).map_err(io::Error::other)?;
+        Ok(peer)
+    }
+
+    fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), Failure> {
+        self.stream.set_read_timeout(Some(time_left(&self.address, self.deadline)?))?;
+        Ok(self.stream.read_exact(bytes)?)
+    }
+
+    /// Reads a frame; its messages count as processed.
+    fn read_frame(&mut self) -> Result<Vec<u8>, Failure> {
+        let mut header = [0; FRAME_HEADER];
+        self.read_exact(&mut header)?;
+        let Some(header) = FrameHeader::parse(&header).map_err(io::Error::other)? else {
+            unreachable!("a header is {FRAME_HEADER} bytes")
+        };
+        let mut payload = vec![0; header.length - FRAME_HEADER];
+        self.read_exact(&mut payload)?;
+        self.link.receive(&header).map_err(io::Error::other)?;
+        self.link.processed(&header);
+        Ok(payload)
+    }
+}
+
+fn time_left(address: &str, deadline: Instant) -> Result<Duration, Failure> {
+    match deadline.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => Ok(left),
+        _ => Err(Failure::Unreachable(format!("{address}: no answer in time"))),
+    }
 }
 
 fn connect(address: &str, left: &impl Fn() -> Result<Duration, Failure>) -> Result<TcpStream, Failure> {

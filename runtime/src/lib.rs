@@ -10,6 +10,7 @@
 //! waiting when idle, and batches form by themselves under load.
 
 pub mod angel;
+pub mod bootstrap;
 pub mod clock;
 mod connection;
 mod dial;
@@ -29,7 +30,7 @@ pub use angel::EXIT_DO_NOT_RESTART;
 pub use clock::Clock;
 pub use dial::Directory;
 pub use driver::{Driver, Local, Owner};
-pub use handshake::send_once;
+pub use handshake::{receive_once, send_once};
 pub use listener::Listener;
 pub use mailbox::Mailbox;
 pub use metrics::Metrics;
