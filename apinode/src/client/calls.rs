@@ -21,6 +21,8 @@ use super::{Client, LEARNED_MAX, NEVER};
 /// What fails for a moment is tried again after a random part of this, doubled each time up to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(1);
 const BACKOFF_MAX: Duration = Duration::from_millis(50);
+/// Nothing is tried again this short before its deadline: «not applied» is a better answer than «pending».
+const RETRY_MARGIN: Duration = Duration::from_millis(5);
 /// Deadlines are kept to this: looking at all of them takes a while.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
 /// Larger buffers are not kept in free slots.
@@ -293,7 +295,7 @@ impl Client {
         });
         let at = self.now + self.backoff(slot);
         let call = self.calls.get_mut(slot);
-        if at >= call.deadline {
+        if at + RETRY_MARGIN >= call.deadline {
             return self.conclude_failed(slot, error, None, TransactionState::Aborted);
         }
         call.error = Some(Box::new(error));

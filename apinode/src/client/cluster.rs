@@ -45,13 +45,13 @@ impl Client {
         let link = self.links.add(to, incarnation);
         self.peers.insert(link, peer);
         self.announce_view(link);
-        self.link_effect(LinkEffect::Connect { link, to });
+        self.push_link_effect(LinkEffect::Connect { link, to });
     }
 
     fn remove_link(&mut self, link: LinkId) {
         self.peers.remove(&link);
         self.links.remove(link);
-        self.link_effect(LinkEffect::Close { link });
+        self.push_link_effect(LinkEffect::Close { link });
     }
 
     fn announce_view(&mut self, link: LinkId) {
@@ -68,7 +68,7 @@ impl Client {
             LinkInput::Hello { connection, .. } => {
                 let reason = "a client takes no connections".to_string();
                 let reply = twofold_proto::link::HelloReply::Refused { temporary: false, reason };
-                self.link_effect(LinkEffect::Answer { connection, link: None, reply });
+                self.push_link_effect(LinkEffect::Answer { connection, link: None, reply });
             }
             LinkInput::Connected { link, incarnation, received } => {
                 self.on_connected(link, incarnation, received)
@@ -81,7 +81,7 @@ impl Client {
             }
             LinkInput::Frame { link, header, payload } => {
                 if self.on_frame(link, &header, payload).is_err() {
-                    self.link_effect(LinkEffect::Disconnect { link });
+                    self.push_link_effect(LinkEffect::Disconnect { link });
                 }
             }
         }
@@ -89,7 +89,7 @@ impl Client {
 
     fn on_connected(&mut self, id: LinkId, incarnation: Incarnation, received: u64) {
         if self.links.connected(id, incarnation, received).is_err() {
-            return self.link_effect(LinkEffect::Disconnect { link: id });
+            return self.push_link_effect(LinkEffect::Disconnect { link: id });
         }
         let mark = self.session.mark();
         if let Some(Peer::Worker { known, marked, .. }) = self.peers.get_mut(&id) {

@@ -321,7 +321,7 @@ impl Client {
         self.now + deadline.unwrap_or(DEFAULT_DEADLINE)
     }
 
-    fn link_effect(&mut self, effect: LinkEffect) {
+    fn push_link_effect(&mut self, effect: LinkEffect) {
         self.effects.push(Effect::Link(effect));
     }
 

@@ -1,0 +1,274 @@
+//! Independent operations and scans.
+
+use twofold_proto::message::{ScanConf, ScanReq};
+
+use super::*;
+
+#[test]
+fn a_read_is_its_number_and_its_operation() {
+    let mut net = Net::ready(1);
+    net.operate(9, read(0));
+    let body = net.one(11, Kind::ReadReq);
+    assert_eq!(body, [&[0, 0, 0, 0], &bytes_of(&read(0))[..]].concat());
+    net.confirm(11, 0, b"result");
+    assert_eq!(net.replies(), [(9, Ok(b"result".to_vec()))]);
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_read_that_locks_is_alone_a_read_that_does_not() {
+    let mut net = Net::ready(1);
+    net.operate(9, OperationRef { lock: LockMode::Exclusive, ..read(0) });
+    let body = net.one(11, Kind::ReadReq);
+    assert_eq!(body[4..], bytes_of(&read(0)));
+}
+
+#[test]
+fn a_write_is_a_transaction_of_its_own() {
+    let mut net = Net::ready(1);
+    net.operate(1, write(1));
+    net.operate(2, write(0));
+    let body = net.one(12, Kind::WriteReq);
+    let timestamp = WALL_CLOCK + 1_000_000;
+    let mut expected = Vec::new();
+    IndependentWrite { request: 0, number: 1, timestamp, commit_number: 1 }.encode(&mut expected);
+    expected.extend(bytes_of(&write(1)));
+    assert_eq!(body, expected);
+    let second = net.one_write(11);
+    assert_eq!(second, IndependentWrite { request: 1, number: 2, timestamp, commit_number: 2 });
+}
+
+#[test]
+fn what_is_submitted_in_a_turn_leaves_in_one_frame_per_worker() {
+    let mut net = Net::ready(1);
+    net.arrived(11, 0);
+    let before: Vec<usize> = [11, 12].map(|node| net.far[&net.to(worker(node))].frames).into();
+    for token in 0..10 {
+        net.operate(token, read(token as u16 % 4));
+    }
+    net.submit(10, independent(&[write(0), write(1), read(2), read(3)]));
+    assert_eq!((net.arrived(11, 0).len(), net.arrived(12, 0).len()), (7, 7));
+    let after: Vec<usize> = [11, 12].map(|node| net.far[&net.to(worker(node))].frames).into();
+    assert_eq!(after, [before[0] + 1, before[1] + 1]);
+}
+
+#[test]
+fn the_answers_of_a_frame_come_together() {
+    let mut net = Net::ready(1);
+    for token in 0..3 {
+        net.operate(token, read(0));
+    }
+    net.arrived(11, 0);
+    let id = net.to(worker(11));
+    let far = net.far.get_mut(&id).unwrap();
+    for request in [2u32, 0, 1] {
+        far.link.send(Kind::OperationConf as u8, 0, |out| out.put_u32(request));
+    }
+    far.link.seal(Epoch(1), false);
+    let bytes: Vec<u8> = far.link.unwritten().flatten().copied().collect();
+    net.carry(id, &bytes);
+    assert_eq!(net.effects.len(), 1);
+    assert_eq!(net.replies().iter().map(|(token, _)| *token).collect::<Vec<_>>(), [2, 0, 1]);
+}
+
+#[test]
+fn a_batch_is_answered_in_its_operations_order() {
+    let mut net = Net::ready(1);
+    net.submit(5, independent(&[read(0), read(1), write(2)]));
+    assert_eq!(net.one_read(12), 1);
+    net.confirm(12, 1, b"one");
+    net.arrived(11, 0);
+    net.refuse(11, 2, ErrorCode::TableFull);
+    assert!(net.effects.is_empty());
+    net.confirm(11, 0, b"zero");
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    assert_eq!((results.get(0), results.get(1)), (Ok(&b"zero"[..]), Ok(&b"one"[..])));
+    assert_eq!(results.get(2).unwrap_err().error.code, ErrorCode::TableFull);
+}
+
+#[test]
+fn nothing_asked_is_answered_with_nothing() {
+    let mut net = Net::ready(1);
+    net.submit(5, independent(&[]));
+    assert_eq!(net.answer(), Answer::Operations(Results::new(0)));
+}
+
+#[test]
+fn a_moments_trouble_is_tried_again_with_another_id_and_the_same_age() {
+    let mut net = Net::ready(1);
+    net.operate(1, write(0));
+    let first = net.one_write(11);
+    net.refuse(11, first.request, ErrorCode::NotServing);
+    assert!(net.effects.is_empty());
+    net.pass(1);
+    let second = net.one_write(11);
+    assert_eq!((second.number, second.commit_number, second.timestamp), (2, 2, first.timestamp));
+    net.refuse(11, second.request, ErrorCode::Deadlock);
+    net.pass(2);
+    let third = net.one_write(11);
+    assert_eq!((third.number, third.commit_number, third.timestamp), (3, 3, first.timestamp));
+    net.confirm(11, third.request, &[0, 0]);
+    assert_eq!(net.replies(), [(1, Ok(vec![0, 0]))]);
+    let retried = [(ErrorCode::Deadlock, 1), (ErrorCode::NotServing, 1)].into();
+    assert_eq!(net.client.counters().retried, retried);
+    assert_eq!(net.client.session.mark(), 3);
+}
+
+#[test]
+fn waits_between_attempts_double_up_to_50_ms() {
+    let mut net = Net::ready(1);
+    net.operate(1, read(0));
+    for attempt in 0..9 {
+        let request = net.one_read(11);
+        net.refuse(11, request, ErrorCode::Overloaded);
+        let wait = net.client.next_timeout().unwrap().since(net.now);
+        let whole = Duration::from_millis(50.min(1 << attempt));
+        assert!(wait >= whole / 2 && wait <= whole, "attempt {attempt}: {wait:?}");
+        net.pass(50);
+    }
+}
+
+#[test]
+fn what_does_not_get_better_is_reported_at_once() {
+    let mut net = Net::ready(1);
+    for code in [ErrorCode::TableFull, ErrorCode::RowTooLarge, ErrorCode::BadValue, ErrorCode::TooMany] {
+        net.operate(1, write(0));
+        let request = net.one_write(11).request;
+        net.refuse(11, request, code);
+        assert_eq!(net.reply_code(), code);
+    }
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_stale_schema_is_tried_again_only_while_it_is_the_newest_known_here() {
+    let mut net = Net::ready(1);
+    let catalog = |version, tables| Catalog { version, tables, next_table: 9 };
+    let newest = catalog(1, vec![table("t")]);
+    net.tell(Endpoint::node(NodeId(1)), Kind::CatalogOrd, |out| put_control(out, &newest));
+    net.operate(1, read(0));
+    for code in [ErrorCode::StaleSchema, ErrorCode::NoSuchTable] {
+        let request = net.one_read(11);
+        net.refuse(11, request, code);
+        assert!(net.effects.is_empty());
+        net.pass(50);
+    }
+    let request = net.one_read(11);
+    let changed = catalog(2, vec![Table { version: 2, ..table("t") }]);
+    net.tell(Endpoint::node(NodeId(2)), Kind::CatalogOrd, |out| put_control(out, &changed));
+    net.refuse(11, request, ErrorCode::StaleSchema);
+    assert_eq!(net.reply_code(), ErrorCode::StaleSchema);
+}
+
+#[test]
+fn a_read_whose_worker_is_gone_is_sent_to_the_next() {
+    let mut net = Net::ready(1);
+    net.operate(1, read(0));
+    net.one_read(11);
+    net.drop_node(11);
+    let request = net.one_read(12);
+    net.confirm(12, request, b"found");
+    assert_eq!(net.replies(), [(1, Ok(b"found".to_vec()))]);
+    assert_eq!(net.client.counters().resent, 1);
+}
+
+#[test]
+fn without_a_primary_operations_wait_for_a_view() {
+    let mut net = Net::ready(1);
+    net.see_view(Vec::new());
+    net.operate(1, write(0));
+    net.operate(2, read(0));
+    assert!(net.effects.is_empty());
+    net.see_view(vec![member(12, life(12, 1), 1)]);
+    let mut kinds: Vec<Kind> = net.arrived(12, 0).into_iter().map(|(kind, _)| kind).collect();
+    kinds.sort();
+    assert_eq!(kinds, [Kind::ReadReq, Kind::WriteReq]);
+    assert_eq!(net.client.session.open(), 1);
+}
+
+#[test]
+fn before_the_config_nothing_can_be_routed() {
+    let mut net = Net::new(setup());
+    net.operate(1, read(0));
+    assert_eq!(net.reply_code(), ErrorCode::NotServing);
+    net.submit(2, independent(&[read(0)]));
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    assert_eq!(results.get(0).unwrap_err().error.code, ErrorCode::NotServing);
+}
+
+#[test]
+fn malformed_and_unsupported_requests_are_refused() {
+    let mut net = Net::ready(1);
+    let mut request = |operations, options| {
+        net.submit(1, Request::Independent { operations, options });
+        net.failure().error.code
+    };
+    let durable = Options { durability: crate::request::Durability::Disk, ..Options::default() };
+    assert_eq!(request(operations(&[write(0)]), durable), ErrorCode::NotSupported);
+    let whole = operations(&[read(0), read(1)]);
+    let fewer = Operations { count: 1, ..whole.clone() };
+    assert_eq!(request(fewer, Options::default()), ErrorCode::Malformed);
+    let cut = Operations { bytes: whole.bytes[..whole.bytes.len() - 1].to_vec(), count: 2 };
+    assert_eq!(request(cut, Options::default()), ErrorCode::Malformed);
+    let many = Operations { bytes: Vec::new(), count: u16::MAX };
+    assert_eq!(request(many, Options::default()), ErrorCode::TooLarge);
+    let key = [0; 4000];
+    net.operate(1, operation(OperationKind::Read, 0, &key));
+    assert_eq!(net.reply_code(), ErrorCode::KeyTooLarge);
+}
+
+fn scan(partition: u16, cursor: u64) -> Request {
+    Request::ScanStep {
+        table: TableId(3),
+        schema_version: 2,
+        partition: PartitionId(partition),
+        cursor,
+        rows: 10,
+        program: vec![4, 0xff, 0xff],
+        deadline: None,
+    }
+}
+
+#[test]
+fn a_step_of_a_scan_is_sent_until_it_is_answered() {
+    let mut net = Net::ready(1);
+    net.submit(4, scan(2, 17));
+    let body = net.one(11, Kind::ScanReq);
+    let request = ScanReq::parse(&body).unwrap();
+    let expected = ScanReq {
+        request: 0,
+        table: TableId(3),
+        schema_version: 2,
+        partition: PartitionId(2),
+        cursor: 17,
+        rows: 10,
+        program: &[4, 0xff, 0xff],
+    };
+    assert_eq!(request, expected);
+    net.refuse(11, 0, ErrorCode::NotServing);
+    net.pass(1);
+    net.one(11, Kind::ScanReq);
+    net.drop_node(11);
+    assert_eq!(net.one(12, Kind::ScanReq), body);
+    net.tell(worker(12), Kind::ScanConf, |out| {
+        ScanConf { request: 0, cursor: Some(99), rows: 2 }.encode(out);
+        out.put_block(b"a");
+        out.put_block(b"bc");
+    });
+    assert_eq!(net.answer(), Answer::Scan { cursor: Some(99), rows: results(&[b"a", b"bc"]) });
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_scan_of_nowhere_or_by_nonsense_is_refused() {
+    let mut net = Net::ready(1);
+    net.submit(4, scan(PARTITIONS, 0));
+    assert_eq!(net.failure().error.code, ErrorCode::Malformed);
+    let Request::ScanStep { table, schema_version, partition, cursor, rows, deadline, .. } = scan(0, 0)
+    else {
+        panic!()
+    };
+    let program = vec![64];
+    net.submit(4, Request::ScanStep { table, schema_version, partition, cursor, rows, program, deadline });
+    assert_eq!(net.failure().error.code, ErrorCode::Malformed);
+}

@@ -1,0 +1,357 @@
+//! Transactions in one request, and interactive ones.
+
+use twofold_proto::message::{
+    BEGIN, COMMIT, Outcome, ROLLBACK, SERIALIZABLE, Status, StatusConf, TransactionConf, TransactionRef,
+    TransactionState, UNDO,
+};
+
+use super::*;
+use crate::request::{Begin, End, Isolation, Statement};
+
+fn transaction(list: &[OperationRef<'_>]) -> Request {
+    let options = Options::default();
+    Request::Transaction { operations: operations(list), isolation: Isolation::ReadCommitted, options }
+}
+
+fn statement(number: u32, list: &[OperationRef<'_>], end: End) -> Statement {
+    let begin = (number == 1).then(Begin::default);
+    Statement { handle: 50, begin, number, operations: operations(list), end, ..Statement::default() }
+}
+
+fn conf(net: &mut Net, node: u16, request: u32, state: TransactionState, list: &[&[u8]]) {
+    let conf = TransactionConf { request, state, epoch: Epoch(7), results: list.len() as u16 };
+    net.tell(worker(node), Kind::TransactionConf, |out| {
+        conf.encode(out);
+        list.iter().for_each(|result| out.put_block(result));
+    });
+}
+
+fn refuse(net: &mut Net, node: u16, request: u32, state: TransactionState, code: ErrorCode) {
+    let refusal = TransactionRef { request, state, operation: Some(1), error: Error::new(code, "so") };
+    net.tell(worker(node), Kind::TransactionRef, |out| put_control(out, &refusal));
+}
+
+fn status(net: &mut Net, node: u16, request: u32, status: Status) {
+    net.tell(worker(node), Kind::StatusConf, |out| put_control(out, &StatusConf { request, status }));
+}
+
+use TransactionState::{Aborted, Committed, Open};
+
+/// An interactive transaction that has written to partition 0 in statement 1; its TC is on node 11.
+fn open() -> Net {
+    let mut net = Net::ready(1);
+    net.submit(1, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    let sent = net.one_statement(11);
+    assert_eq!((sent.flags, sent.statement, sent.commit_number), (BEGIN, 1, 0));
+    conf(&mut net, 11, sent.request, Open, &[b"one"]);
+    let Answer::Statement { state: Open, token: None, timestamp, results: got, .. } = net.answer() else {
+        panic!()
+    };
+    assert_eq!((timestamp, got), (sent.timestamp, results(&[b"one"])));
+    net
+}
+
+#[test]
+fn a_transaction_in_one_request_goes_to_its_first_operations_primary() {
+    let mut net = Net::ready(1);
+    net.submit(3, transaction(&[read(1), write(2)]));
+    let body = net.one(12, Kind::TransactionReq);
+    let mut expected = Vec::new();
+    TransactionReq {
+        request: 0,
+        flags: BEGIN | COMMIT,
+        number: 1,
+        timestamp: WALL_CLOCK + 1_000_000,
+        commit_number: 1,
+        statement: 1,
+        operations: 2,
+    }
+    .encode(&mut expected);
+    expected.extend(operations(&[read(1), write(2)]).bytes);
+    assert_eq!(body, expected);
+    conf(&mut net, 12, 0, Committed, &[b"a", b"b"]);
+    let Answer::Statement { state: Committed, epoch, token: Some(token), results: got, .. } = net.answer()
+    else {
+        panic!()
+    };
+    assert_eq!((epoch, got), (Epoch(7), results(&[b"a", b"b"])));
+    // What it has locked may be asked about, not where it only read.
+    assert_eq!((token.partition, token.coordinator.endpoint), (PartitionId(2), worker(12)));
+    assert_eq!(net.client.session.mark(), 1);
+}
+
+#[test]
+fn a_hint_and_the_isolation_count() {
+    let mut net = Net::ready(1);
+    let options = Options { hint: Some(hash(3)), ..Options::default() };
+    let operations = operations(&[write(0)]);
+    net.submit(1, Request::Transaction { operations, isolation: Isolation::Serializable, options });
+    assert_eq!(net.one_statement(12).flags, BEGIN | COMMIT | SERIALIZABLE);
+}
+
+#[test]
+fn an_empty_transaction_is_committed() {
+    let mut net = Net::ready(1);
+    net.submit(1, transaction(&[]));
+    assert!(matches!(net.answer(), Answer::Statement { state: Committed, token: None, .. }));
+}
+
+#[test]
+fn a_whole_transaction_is_tried_again_by_the_client() {
+    let mut net = Net::ready(1);
+    net.submit(3, transaction(&[write(0), write(1)]));
+    let first = net.one_statement(11);
+    refuse(&mut net, 11, first.request, Aborted, ErrorCode::Deadlock);
+    net.pass(1);
+    let second = net.one_statement(11);
+    assert_eq!((second.number, second.commit_number, second.timestamp), (2, 2, first.timestamp));
+    refuse(&mut net, 11, second.request, Aborted, ErrorCode::DuplicateKey);
+    let failure = net.failure();
+    assert_eq!((failure.error.code, failure.operation), (ErrorCode::DuplicateKey, Some(1)));
+    assert_eq!((failure.state, failure.timestamp), (Aborted, first.timestamp));
+    assert_eq!(net.client.session.mark(), 2);
+}
+
+#[test]
+fn a_lost_transaction_that_wrote_nothing_is_simply_made_again() {
+    let mut net = Net::ready(1);
+    let reads = [OperationRef { lock: LockMode::Shared, ..read(0) }, read(1)];
+    net.submit(3, transaction(&reads));
+    net.one_statement(11);
+    net.drop_node(11);
+    net.pass(1);
+    assert_eq!(net.one_statement(12).number, 2);
+    assert_eq!(net.client.counters().asked, 0);
+}
+
+#[test]
+fn a_lost_transaction_that_is_committed_has_lost_what_it_read() {
+    let mut net = Net::ready(1);
+    net.submit(3, transaction(&[read(0), operation(OperationKind::Delete, 1, b"k")]));
+    net.one_statement(11);
+    net.drop_node(11);
+    let question = net.one_question(12);
+    assert_eq!(question.partition, PartitionId(1));
+    status(&mut net, 12, question.request, Status::Decided(Outcome::Committed(Epoch(9))));
+    let Answer::Statement { state: Committed, epoch: Epoch(9), token: Some(_), results, .. } = net.answer()
+    else {
+        panic!()
+    };
+    assert_eq!(results.get(0).unwrap_err().error.code, ErrorCode::Timeout);
+    assert_eq!(results.get(1), Ok(&[0, 3][..]), "done; there was a row, and it changed");
+}
+
+#[test]
+fn statements_go_to_the_tc_one_at_a_time_and_are_answered_in_order() {
+    let mut net = open();
+    let commit = statement(3, &[], End::Commit);
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+    net.submit(3, Request::Statement(commit));
+    let second = net.one_statement(11);
+    assert_eq!((second.flags, second.number, second.statement), (0, 1, 2));
+    conf(&mut net, 11, second.request, Open, &[b"two"]);
+    let third = net.one_statement(11);
+    assert_eq!((third.flags, third.number, third.commit_number, third.operations), (COMMIT, 1, 1, 0));
+    conf(&mut net, 11, third.request, Committed, &[]);
+    let answers = net.answers();
+    let [(2, Answer::Statement { state: Open, .. }), (3, Answer::Statement { state: Committed, token, .. })] =
+        &answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(token.unwrap().partition, PartitionId(0));
+    assert!(net.client.is_idle());
+    // The handle is free.
+    net.submit(4, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    assert_eq!(net.one_statement(11).number, 2);
+}
+
+#[test]
+fn a_begin_alone_costs_no_message() {
+    let mut net = Net::ready(1);
+    let begin = Begin { isolation: Isolation::Serializable, timestamp: Some(123) };
+    net.submit(1, Request::Statement(Statement { begin: Some(begin), ..statement(1, &[], End::Stay) }));
+    assert!(matches!(net.answer(), Answer::Statement { state: Open, timestamp: 123, .. }));
+    net.submit(2, Request::Statement(Statement { begin: None, ..statement(2, &[read(1)], End::Stay) }));
+    let sent = net.one_statement(12);
+    assert_eq!((sent.flags, sent.timestamp, sent.statement), (BEGIN | SERIALIZABLE, 123, 2));
+    for (end, expected) in [(End::Commit, Committed), (End::Rollback, Aborted)] {
+        let handle = 51;
+        net.submit(3, Request::Statement(Statement { handle, ..statement(1, &[], End::Stay) }));
+        net.submit(4, Request::Statement(Statement { handle, begin: None, ..statement(2, &[], end) }));
+        let answers = net.answers();
+        assert!(
+            matches!(answers[1], (4, Answer::Statement { state, .. }) if state == expected),
+            "{answers:?}"
+        );
+    }
+    assert_eq!(net.arrived(11, 0), []);
+}
+
+#[test]
+fn a_first_statement_is_tried_again_and_later_ones_are_not() {
+    let mut net = Net::ready(1);
+    net.submit(1, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    let first = net.one_statement(11);
+    refuse(&mut net, 11, first.request, Aborted, ErrorCode::NotServing);
+    net.pass(1);
+    let again = net.one_statement(11);
+    assert_eq!((again.flags, again.number, again.timestamp), (BEGIN, 2, first.timestamp));
+    conf(&mut net, 11, again.request, Open, &[b""]);
+    net.effects.clear();
+    net.submit(2, Request::Statement(statement(2, &[write(0)], End::Stay)));
+    net.submit(3, Request::Statement(statement(3, &[write(0)], End::Stay)));
+    net.submit(4, Request::Statement(statement(4, &[], End::Rollback)));
+    let second = net.one_statement(11);
+    assert_eq!(second.number, 2);
+    refuse(&mut net, 11, second.request, Aborted, ErrorCode::Deadlock);
+    let answers = net.answers();
+    let [
+        (2, Answer::Failed(failed)),
+        (3, Answer::Failed(behind)),
+        (4, Answer::Statement { state: Aborted, .. }),
+    ] = &answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!(
+        (failed.error.code, failed.state, failed.timestamp),
+        (ErrorCode::Deadlock, Aborted, first.timestamp)
+    );
+    assert_eq!(behind.error.code, ErrorCode::NoSuchTransaction);
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_failed_statement_leaves_the_transaction_open() {
+    let mut net = open();
+    let both = Statement { undo: true, ..statement(2, &[write(1)], End::Commit) };
+    net.submit(2, Request::Statement(both));
+    let sent = net.one_statement(11);
+    assert_eq!((sent.flags, sent.statement, sent.commit_number), (UNDO | COMMIT, 2, 1));
+    refuse(&mut net, 11, sent.request, Open, ErrorCode::DuplicateKey);
+    let failure = net.failure();
+    assert_eq!((failure.error.code, failure.state), (ErrorCode::DuplicateKey, Open));
+    assert_eq!(net.client.session.mark(), 1, "that commit has its answer");
+    net.submit(3, Request::Statement(statement(3, &[], End::Commit)));
+    assert_eq!(net.one_statement(11).commit_number, 2);
+}
+
+#[test]
+fn a_rollback_asks_the_tc_and_needs_none() {
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Rollback)));
+    let sent = net.one_statement(11);
+    assert_eq!((sent.flags, sent.operations), (ROLLBACK, 0));
+    conf(&mut net, 11, sent.request, Aborted, &[]);
+    assert!(matches!(net.answer(), Answer::Statement { state: Aborted, .. }));
+    for early in [true, false] {
+        let mut net = open();
+        if early {
+            net.drop_node(11);
+        }
+        net.submit(2, Request::Statement(statement(2, &[], End::Rollback)));
+        if !early {
+            net.drop_node(11);
+        }
+        assert!(matches!(net.answer(), Answer::Statement { state: Aborted, .. }));
+        assert!(net.client.is_idle());
+    }
+}
+
+#[test]
+fn without_its_tc_an_open_transaction_is_aborted() {
+    for early in [true, false] {
+        let mut net = open();
+        if early {
+            net.drop_node(11);
+        }
+        net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+        if !early {
+            net.drop_node(11);
+        }
+        let failure = net.failure();
+        assert_eq!((failure.error.code, failure.state), (ErrorCode::PrimaryChanged, Aborted));
+        net.submit(3, Request::Statement(statement(3, &[], End::Commit)));
+        assert_eq!(net.failure().error.code, ErrorCode::NoSuchTransaction);
+    }
+}
+
+#[test]
+fn a_lost_commit_is_asked_for_and_not_made_again() {
+    for outcome in [Outcome::Committed(Epoch(9)), Outcome::Aborted] {
+        let mut net = open();
+        net.submit(2, Request::Statement(statement(2, &[], End::Commit)));
+        net.one_statement(11);
+        net.drop_node(11);
+        let question = net.one_question(12);
+        assert_eq!((question.partition, question.commit_number), (PartitionId(0), 1));
+        status(&mut net, 12, question.request, Status::Decided(outcome));
+        match net.answer() {
+            Answer::Statement { state: Committed, epoch, .. } => {
+                assert_eq!(outcome, Outcome::Committed(epoch))
+            }
+            Answer::Failed(failure) => {
+                assert_eq!((failure.error.code, failure.token), (ErrorCode::PrimaryChanged, None));
+                assert_eq!(outcome, Outcome::Aborted);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((net.client.is_idle(), net.client.session.mark()), (true, 1));
+    }
+}
+
+#[test]
+fn a_statement_that_takes_too_long_is_rolled_back_when_the_tc_is_free() {
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+    let sent = net.one_statement(11);
+    net.submit(3, Request::Statement(statement(3, &[], End::Commit)));
+    net.pass(5_000);
+    let answers = net.answers();
+    let [(2, Answer::Failed(late)), (3, Answer::Failed(behind))] = &answers[..] else {
+        panic!("{answers:?}")
+    };
+    assert_eq!((late.error.code, late.state), (ErrorCode::Timeout, Aborted));
+    assert_eq!(behind.error.code, ErrorCode::NoSuchTransaction);
+    assert_eq!(net.arrived(11, 0), []);
+    conf(&mut net, 11, sent.request, Open, &[b""]);
+    let rollback = net.one_statement(11);
+    assert_eq!((rollback.flags, rollback.number), (ROLLBACK, sent.number));
+    conf(&mut net, 11, rollback.request, Aborted, &[]);
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_commit_that_takes_too_long_is_pending_until_it_is_learned() {
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[], End::Commit)));
+    let sent = net.one_statement(11);
+    net.pass(5_000);
+    let failure = net.failure();
+    assert_eq!(failure.error.code, ErrorCode::OutcomePending);
+    conf(&mut net, 11, sent.request, Committed, &[]);
+    net.submit(3, Request::Status(failure.token.unwrap()));
+    assert_eq!(net.answer(), Answer::Status(Status::Decided(Outcome::Committed(Epoch(7)))));
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn handles_and_queues_are_bounded_and_checked() {
+    let mut setup = setup();
+    setup.bounds.transactions = 1;
+    setup.bounds.queued_statements = 1;
+    let mut net = Net::new(setup);
+    net.make_ready(1);
+    net.submit(1, Request::Statement(statement(2, &[write(0)], End::Stay)));
+    assert_eq!(net.failure().error.code, ErrorCode::NoSuchTransaction);
+    net.submit(2, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    net.submit(3, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    assert_eq!(net.failure().error.code, ErrorCode::Malformed);
+    net.submit(4, Request::Statement(Statement { handle: 51, ..statement(1, &[write(0)], End::Stay) }));
+    assert_eq!(net.failure().error.code, ErrorCode::TooMany);
+    net.submit(5, Request::Statement(statement(2, &[write(0)], End::Stay)));
+    net.submit(6, Request::Statement(statement(3, &[write(0)], End::Stay)));
+    let failure = net.failure();
+    assert_eq!((failure.error.code, failure.state), (ErrorCode::TooMany, Open));
+}
