@@ -23,7 +23,11 @@ pub enum Input<'a> {
     /// Connect to this endpoint.
     Connect(Endpoint),
     /// Send the peer a request with this number and so many bytes behind it.
-    Request { to: Endpoint, number: u64, padding: usize },
+    Request {
+        to: Endpoint,
+        number: u64,
+        padding: usize,
+    },
     /// Be stepped with the timer at this time.
     Alarm(Duration),
     Timer,

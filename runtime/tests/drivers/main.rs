@@ -1,0 +1,5 @@
+//! Drivers with real sockets.
+
+mod links;
+mod toy;
+mod turns;
