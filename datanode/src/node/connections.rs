@@ -31,9 +31,7 @@ impl Node {
                     Err(malformed) => self.break_off(link, malformed, effects),
                 }
             }
-            LinkInput::Refused { link, temporary, reason } => {
-                self.on_refused(link, temporary, reason, effects)
-            }
+            LinkInput::Refused { link, .. } => self.on_refused(link, effects),
             LinkInput::Disconnected { link } => {
                 if let Some(link) = self.links.get_mut(link) {
                     link.disconnected();
@@ -111,16 +109,12 @@ impl Node {
         }
     }
 
-    fn on_refused(&mut self, id: LinkId, temporary: bool, reason: String, effects: &mut Vec<Effect>) {
+    fn on_refused(&mut self, id: LinkId, effects: &mut Vec<Effect>) {
         let Some(link) = self.links.get(id) else { return };
-        let peer = link.peer();
-        let known = link.incarnation().0 != 0;
-        if !temporary {
-            effects.push(Effect::Event(Event::Refused { peer, reason }));
-        }
-        // A management node that was started anew knows nothing of the old link. All that it is told it is told again,
-        // so the new link owes it nothing.
-        if known && self.management.remove(&peer.node).is_some() {
+        let (node, known) = (link.peer().node, link.incarnation().0 != 0);
+        // A management node that was started anew, or has forgotten the link. All that it is told it is told again, so
+        // the new link owes it nothing.
+        if known && self.management.remove(&node).is_some() {
             self.drop_link(id, effects);
             self.connect_management(effects);
         }

@@ -1,6 +1,7 @@
 //! How a node ends: it leaves the view, its workers stop serving, it says goodbye.
 
 use twofold_proto::{
+    error::ErrorCode,
     limits::DATA_NODES_MAX,
     links::LinkId,
     message::{GoneOrd, Kind, Life, StopOrd},
@@ -12,8 +13,9 @@ use super::{Effect, Event, Node};
 /// How the process is to end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Exit {
-    restart: bool,
-    reason: String,
+    pub(super) restart: bool,
+    pub(super) refused: bool,
+    pub(super) reason: String,
 }
 
 /// How far a node is on its way out.
@@ -54,7 +56,7 @@ impl Node {
     }
 
     pub(super) fn on_stop(&mut self, now: Time, graceful: bool, effects: &mut Vec<Effect>) {
-        let exit = Exit { restart: false, reason: "asked to stop".into() };
+        let exit = Exit { restart: false, refused: false, reason: "asked to stop".into() };
         if graceful && self.stage == Stage::Running {
             self.leave(now, exit, effects);
         } else {
@@ -70,7 +72,8 @@ impl Node {
         effects: &mut Vec<Effect>,
     ) {
         if life == self.life && self.stage == Stage::Running {
-            self.leave(now, Exit { restart, reason: error.to_string() }, effects);
+            let refused = error.code == ErrorCode::JoinRefused;
+            self.leave(now, Exit { restart, refused, reason: error.to_string() }, effects);
         }
     }
 
@@ -91,7 +94,7 @@ impl Node {
 
     /// Leaves for a new life.
     pub(super) fn part(&mut self, now: Time, reason: &str, effects: &mut Vec<Effect>) {
-        self.depart(now, Exit { restart: true, reason: reason.into() }, effects);
+        self.depart(now, Exit { restart: true, refused: false, reason: reason.into() }, effects);
     }
 
     /// Asks for a view without this node. The last of its group gets none; it waits as long, and then ends all the
@@ -141,7 +144,7 @@ impl Node {
                     self.go_on_leaving(now, effects);
                 } else if now >= *until {
                     // Without a goodbye: a worker may think that it serves.
-                    self.exit(exit.restart, exit.reason, effects);
+                    self.exit(exit, effects);
                 }
             }
             Stage::Parting { awaited, until, exit } => {
@@ -152,7 +155,7 @@ impl Node {
                 };
                 if now >= *until || awaited.iter().all(arrived) {
                     let exit = exit.clone();
-                    self.exit(exit.restart, exit.reason, effects);
+                    self.exit(exit, effects);
                 }
             }
         }
@@ -174,9 +177,9 @@ impl Node {
         awaited
     }
 
-    pub(super) fn exit(&mut self, restart: bool, reason: String, effects: &mut Vec<Effect>) {
+    pub(super) fn exit(&mut self, Exit { restart, refused, reason }: Exit, effects: &mut Vec<Effect>) {
         self.lease = Time(0);
         self.stage = Stage::Ended;
-        effects.push(Effect::Exit { restart, reason });
+        effects.push(Effect::Exit { restart, refused, reason });
     }
 }

@@ -26,13 +26,6 @@ pub enum Event {
     Serves,
     /// The lease is taken back.
     StopsServing,
-    /// A peer refuses the link.
-    Refused {
-        /// Who.
-        peer: Endpoint,
-        /// In its words.
-        reason: String,
-    },
     /// A peer sent what makes no sense; the connection is closed.
     Malformed {
         /// Who.
@@ -71,7 +64,6 @@ impl fmt::Display for Event {
             }
             Event::Serves => write!(f, "this node serves"),
             Event::StopsServing => write!(f, "this node serves no more"),
-            Event::Refused { peer, reason } => write!(f, "{peer:?} refuses the link: {reason}"),
             Event::Malformed { peer, what } => {
                 write!(f, "{peer:?} sent a malformed {what}: connection closed")
             }

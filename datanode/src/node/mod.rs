@@ -38,7 +38,12 @@ use twofold_proto::{
 };
 
 pub use self::event::Event;
-use self::{departure::Stage, epochs::Epochs, membership::Peer, workers::Workers};
+use self::{
+    departure::{Exit, Stage},
+    epochs::Epochs,
+    membership::Peer,
+    workers::Workers,
+};
 use crate::local::{FromWorker, ToWorker, Word};
 
 /// What happens to a node.
@@ -76,6 +81,8 @@ pub enum Effect {
     Exit {
         /// Whether its angel is to start it again.
         restart: bool,
+        /// Whether the leader did not let it in.
+        refused: bool,
         /// Why, for people.
         reason: String,
     },
@@ -237,7 +244,7 @@ impl Node {
         }
         if self.workers.silence() >= self.ticks(self.config.failure() * 4) {
             let reason = format!("worker {} does not answer", self.workers.most_silent());
-            return self.exit(true, reason, effects);
+            return self.exit(Exit { restart: true, refused: false, reason }, effects);
         }
         self.ask(effects);
         self.send_heartbeats(now);
@@ -255,6 +262,7 @@ impl Node {
             // Of an older view: the worker says it again under this one.
             Word::Copied(_) | Word::Counts(..) | Word::Done(..) => {}
             Word::Alive(question) => self.workers.answered(worker, question),
+            Word::Lost(_) => self.part(now, "too many views behind to go on", effects),
         }
         self.news = true;
     }

@@ -50,7 +50,12 @@ pub fn view(number: u64, members: &[(u16, MemberState)]) -> View {
         state,
         workers: 2,
     };
-    View { number: ViewNumber(number), restart: 1, members: members.iter().map(member).collect() }
+    View {
+        number: ViewNumber(number),
+        restart: 1,
+        history: vec![],
+        members: members.iter().map(member).collect(),
+    }
 }
 
 pub fn node(config: &Arc<ClusterConfig>, id: u16, workers: u16) -> Node {
@@ -252,7 +257,7 @@ impl Net {
                 }
                 Effect::Link(LinkEffect::Disconnect { link }) => self.disconnect((id, link)),
                 Effect::Worker { worker, message } => self.tell_worker(id, worker, message),
-                Effect::Exit { restart, reason } => {
+                Effect::Exit { restart, reason, .. } => {
                     self.exits.insert(id, (self.now, restart, reason));
                 }
                 Effect::Event(event) => self.events.push((id, event)),

@@ -43,7 +43,7 @@ fn the_goodbye_waits_for_the_workers() {
     // Nobody is there to be told goodbye.
     let reason = "view 2 does not have this life".to_string();
     let effects = turn(&mut node, ms(362), says(1, Word::Alive(question)));
-    assert_eq!(effects, [Effect::Exit { restart: true, reason }]);
+    assert_eq!(effects, [Effect::Exit { restart: true, refused: false, reason }]);
     assert_eq!((node.next_timeout(), turn(&mut node, ms(400), Input::Timer)), (None, vec![]));
 }
 
@@ -130,4 +130,13 @@ fn a_hanging_worker_gets_no_goodbye() {
     net.run(1600);
     assert_eq!(net.exits[&NodeId(12)].0, ms(1500));
     assert_eq!(net.manager().goodbyes, []);
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_ends_this_life() {
+    let mut net = running(&[(11, Up), (12, Up)]);
+    net.give(12, says(1, Word::Lost(ViewNumber(1))));
+    let reason = "too many views behind to go on".to_string();
+    assert_eq!(net.exits[&NodeId(12)], (ms(1000), true, reason));
+    assert_eq!(net.manager().goodbyes, [life(12)]);
 }
