@@ -139,6 +139,22 @@ mod tests {
         started.sort();
         told.sort();
         assert_eq!(started, told);
+        a_stop_is_passed_on_and_ends_the_angel();
+    }
+
+    /// Called by the test above: a signal is for the whole process, and would end another test's angel.
+    fn a_stop_is_passed_on_and_ends_the_angel() {
+        // The child asks its parent to stop, and would not end by itself.
+        let script = "trap 'exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.02; done";
+        let code = watch(
+            |_| {
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(script);
+                command
+            },
+            |_| (),
+        );
+        assert_eq!(code.unwrap(), 5);
     }
 
     #[test]

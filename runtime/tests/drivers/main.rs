@@ -1,5 +1,6 @@
 //! Drivers with real sockets.
 
 mod links;
+mod panics;
 mod toy;
 mod turns;
