@@ -54,10 +54,8 @@ pub enum Mutation {
     AcceptFromDeposed,
     /// A new primary serves without the state of the other replicas.
     ServeBeforeReplicaStates,
-    /// A replica reports its state only when it sees the primary change, so not when it skipped that view.
-    ReplicaStateOnlyOnChange,
-    /// A primary goes on although it has skipped a view, in which another may have been the primary.
-    GoOnAfterSkip,
+    /// A worker adopts the newest view without those between.
+    SkipViews,
     /// A new primary does not tell the others to drop what it lacks.
     OmitDrop,
     /// A new primary refuses before the others have acknowledged the drop.
@@ -92,7 +90,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 24] = [
+    pub const ALL: [Mutation; 23] = [
         Mutation::ForgetBeforeMark,
         Mutation::ForgetBeforeComplete,
         Mutation::NotFoundIsAborted,
@@ -100,8 +98,7 @@ impl Mutation {
         Mutation::AcknowledgeWithoutView,
         Mutation::AcceptFromDeposed,
         Mutation::ServeBeforeReplicaStates,
-        Mutation::ReplicaStateOnlyOnChange,
-        Mutation::GoOnAfterSkip,
+        Mutation::SkipViews,
         Mutation::OmitDrop,
         Mutation::RefuseBeforeDropAcknowledged,
         Mutation::RefuseWhileReconciling,
@@ -135,6 +132,8 @@ pub struct Config {
     pub views: usize,
     /// How many nodes views may drop.
     pub drops: usize,
+    /// If not empty: the changes that the next views make, in this order and each when its conditions hold.
+    pub script: Vec<(Node, Member)>,
     /// Whether the client may ask participants although the TC is in its view.
     pub impatient: bool,
     /// The rule that is broken.
@@ -142,6 +141,12 @@ pub struct Config {
 }
 
 use Member::{Out, Ready, Syncing, Up};
+
+fn view(members: &[Member]) -> View {
+    let mut view = [Out; NODES];
+    view[..members.len()].copy_from_slice(members);
+    view
+}
 
 impl Config {
     fn new(
@@ -160,9 +165,17 @@ impl Config {
             workers.push(Worker { node: tc, partition: None });
             workers.len() - 1
         }) as Party;
-        let mut view = [Out; NODES];
-        view[..first.len()].copy_from_slice(first);
-        Config { name, workers, coordinator, first: view, views, drops, impatient: false, mutation: None }
+        Config {
+            name,
+            workers,
+            coordinator,
+            first: view(first),
+            views,
+            drops,
+            script: Vec::new(),
+            impatient: false,
+            mutation: None,
+        }
     }
 
     /// Two groups of two nodes; the TC is the primary of p. One node of each may be dropped.
@@ -216,14 +229,42 @@ impl Config {
         Config::new("three-rejoin", &[0, 1, 2], &[3], 3, &[Up, Up, Syncing, Up], 4, 1)
     }
 
-    /// Three replicas of p: it is handed over to node 0, and two nodes may be dropped then.
-    pub fn three_hand_over() -> Config {
-        Config::new("three-hand-over", &[0, 1, 2], &[3], 3, &[Ready, Up, Up, Up], 4, 2)
+    /// The TC is dropped, node 1 comes back, node 0 is dropped.
+    pub fn rejoin_asked_late() -> Config {
+        let first = [Up, Syncing, Up, Up];
+        let then = [(3, Out), (1, Ready), (1, Up), (0, Out)];
+        Config::new("rejoin-asked-late", &[0, 1], &[2], 3, &first, 0, 0).scripted(&then)
     }
 
-    /// Three replicas of p: it is handed over to node 0 while node 2 is `ready`, or on its way there.
+    /// Node 0 is dropped while node 2 copies; that goes on with node 1, and p is its as soon as it can be.
+    pub fn three_copy_at_drop() -> Config {
+        let first = [Up, Up, Syncing, Up];
+        let then = [(0, Out), (2, Ready), (2, Up)];
+        Config::new("three-copy-at-drop", &[0, 2, 1], &[3], 3, &first, 0, 0).scripted(&then)
+    }
+
+    /// Three replicas of p: it is handed over to node 0, which is the TC too; then nodes 1 and 0 are dropped.
+    pub fn three_hand_over() -> Config {
+        let then = [(0, Up), (1, Out), (0, Out)];
+        Config::new("three-hand-over", &[0, 1, 2], &[3], 0, &[Ready, Up, Up, Up], 0, 0).scripted(&then)
+    }
+
+    /// Three replicas of p: it is handed over to node 0 and back to node 1; then both are dropped.
+    pub fn three_back() -> Config {
+        let then = [(0, Up), (0, Out), (1, Out)];
+        Config::new("three-back", &[0, 1, 2], &[3], 3, &[Ready, Up, Up, Up], 0, 0).scripted(&then)
+    }
+
+    /// Three replicas of p: it is handed over to node 0 while node 2 is `ready`, which becomes `up` after that.
     pub fn three_hand_over_ready() -> Config {
-        Config::new("three-hand-over-ready", &[0, 1, 2], &[3], 3, &[Ready, Up, Syncing, Up], 4, 0)
+        let first = [Ready, Up, Syncing, Up];
+        let then = [(2, Ready), (0, Up), (2, Ready), (2, Up)];
+        Config::new("three-hand-over-ready", &[0, 1, 2], &[3], 3, &first, 0, 0).scripted(&then)
+    }
+
+    /// These changes in this order, and no others.
+    fn scripted(self, script: &[(Node, Member)]) -> Config {
+        Config { script: script.to_vec(), ..self }
     }
 
     /// All of them.
@@ -239,7 +280,10 @@ impl Config {
             Config::three(),
             Config::three_shared(),
             Config::three_rejoin(),
+            Config::rejoin_asked_late(),
+            Config::three_copy_at_drop(),
             Config::three_hand_over(),
+            Config::three_back(),
             Config::three_hand_over_ready(),
         ]
     }

@@ -86,7 +86,7 @@ impl Model {
                 Coordinator::Decided(commit, confirmed) if confirmed & 1 << partition == 0 => {
                     self.to_participant(state, partition, Message::DecideReq(commit));
                 }
-                Coordinator::Decided(..) | Coordinator::Done | Coordinator::Gone => {}
+                Coordinator::Decided(..) | Coordinator::Done => {}
             }
         }
     }

@@ -82,10 +82,11 @@ impl Model {
     fn all_actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.extend(self.next_views(state).into_iter().map(Action::View));
         for party in 0..self.client() {
-            if !state.at(party).halted {
-                let numbers = state.view_number(party) + 1..state.views.len() as u8;
-                actions.extend(numbers.map(|number| Action::Adopt(party, number)));
-            }
+            let next = state.view_number(party) + 1;
+            let last = if self.breaks(Mutation::SkipViews) { state.views.len() as u8 - 1 } else { next };
+            let numbers = (next..=last).filter(|&number| usize::from(number) < state.views.len());
+            let numbers = numbers.filter(|&number| self.lives_in(state, party, number));
+            actions.extend(numbers.map(|number| Action::Adopt(party, number)));
         }
         let mut last = None;
         for frame in &state.links {
@@ -100,8 +101,17 @@ impl Model {
         self.client_actions(state, actions);
     }
 
+    /// Whether a party goes on under this view. A worker that is dropped never learns of it: what it does not do any
+    /// more it may as well do after all else.
+    fn lives_in(&self, state: &State, party: Party, number: u8) -> bool {
+        self.member(&state.views[usize::from(number)], party) != Member::Out
+    }
+
     fn deliveries(&self, state: &State, frame: Frame, actions: &mut Vec<Action>) {
-        let Frame { from, to, .. } = frame;
+        let Frame { from, to, view, .. } = frame;
+        if !self.lives_in(state, to, view) {
+            return;
+        }
         let asked = frame.message == Message::PrepareReq && state.at(to).record == Record::Operations;
         if !(asked && state.is_fenced(self, to)) {
             actions.push(Action::Deliver { from, to, refuse: false });
@@ -113,7 +123,7 @@ impl Model {
 
     fn worker_actions(&self, state: &State, party: Party, actions: &mut Vec<Action>) {
         let worker = state.at(party);
-        if worker.halted || worker.role == Role::Reconciling && self.waits_for_states(state, party) {
+        if worker.role == Role::Reconciling && self.waits_for_states(state, party) {
             return;
         }
         if worker.role == Role::Reconciling {
@@ -121,7 +131,12 @@ impl Model {
             actions
                 .extend(left.map(Action::Fence).filter(|fence| !actions.contains(fence)).collect::<Vec<_>>());
         }
-        let forgets = worker.record.is_decided() || worker.record == Record::Refused;
+        // The session's mark comes after what it has asked on the same link.
+        let asked = worker.client_asks
+            || state.links.iter().any(|frame| (frame.from, frame.to) == (self.client(), party));
+        let forgets = !asked
+            && !state.is_deposed(self, party)
+            && (worker.record.is_decided() || worker.record == Record::Refused);
         if forgets
             && (state.client.knows.is_some() || self.breaks(Mutation::ForgetBeforeMark))
             && (self.is_complete(state) || self.breaks(Mutation::ForgetBeforeComplete))
@@ -157,12 +172,9 @@ impl Model {
         }
         // When it learns of a view is of no account before it asks.
         for number in state.client.view..state.views.len() as u8 {
-            let changed = |partition| {
-                number > state.client.view + 1
-                    || self.primary(view(number), partition)
-                        != self.primary(view(state.client.view), partition)
-            };
-            let ask = state.client.asked.is_none_or(|(_, partition)| changed(partition));
+            let (old, new) = (view(state.client.view), view(number));
+            let ask =
+                state.client.asked.is_none_or(|asked| self.primary(old, asked) != self.primary(new, asked));
             if ask && (self.impatient || !self.has_coordinator(view(number))) {
                 actions.extend([Action::Ask(number, 0), Action::Ask(number, 1)]);
             }
@@ -180,7 +192,7 @@ impl Model {
     fn is_complete(&self, state: &State) -> bool {
         let newest = state.views.len() - 1;
         let members = || (0..self.client()).filter(|&party| !state.is_deposed(self, party));
-        matches!(state.coordinator, Coordinator::Done | Coordinator::Gone)
+        (state.coordinator == Coordinator::Done || state.is_deposed(self, self.coordinator))
             && members().all(|party| usize::from(state.view_number(party)) == newest)
             && (0..2).all(|partition| {
                 let primary = self.primary(state.newest(), partition);
@@ -199,7 +211,7 @@ impl Model {
             Action::Fence(party) => {
                 state.fenced |= 1 << self.node(party).expect("a worker has a node");
                 for party in 0..self.client() {
-                    if !state.at(party).halted && state.at(party).role == Role::Reconciling {
+                    if state.at(party).role == Role::Reconciling {
                         self.resume(state, party);
                     }
                 }
@@ -216,7 +228,7 @@ impl Model {
             Action::Ask(number, partition) => {
                 self.adopt(state, self.client(), number);
                 let primary = self.primary(&state.views[usize::from(number)], partition);
-                state.client.asked = Some((primary, partition));
+                state.client.asked = Some(partition);
                 self.send(state, self.client(), primary, Message::StatusReq);
             }
             Action::Forget(party) => {
@@ -230,9 +242,6 @@ impl Model {
         let frame = state.pop(from, to).expect("a frame to deliver");
         if frame.view > state.view_number(to) {
             self.adopt(state, to, frame.view);
-        }
-        if state.workers.get(usize::from(to)).is_some_and(|worker| worker.halted) {
-            return;
         }
         if self.member(state.view(to), from) == Member::Out {
             if let (true, Message::Stream(_, number)) =

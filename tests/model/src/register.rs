@@ -9,29 +9,38 @@ use crate::{
 impl Model {
     /// All views that may come next.
     pub(crate) fn next_views(&self, state: &State) -> Vec<View> {
+        let newest = state.newest();
+        if !self.script.is_empty() {
+            let next = self.script.get(state.views.len() - 1);
+            let next = next.filter(|&&(node, member)| self.may_become(state, node, member));
+            return next.map(|&(node, member)| self.with(state, node, member)).into_iter().collect();
+        }
         if state.views.len() >= self.views {
             return Vec::new();
         }
         let dropped =
-            (0..NODES).filter(|&node| self.first[node] != Member::Out && state.newest()[node] == Member::Out);
+            (0..NODES).filter(|&node| self.first[node] != Member::Out && newest[node] == Member::Out);
         let may_drop = dropped.count() < self.drops;
         let mut views = Vec::new();
         for node in 0..NODES as Node {
-            match state.newest()[usize::from(node)] {
-                Member::Out => {}
-                Member::Syncing if self.is_copied(state, node) => {
-                    views.push(self.with(state, node, Member::Ready))
+            for member in [Member::Out, Member::Ready, Member::Up] {
+                let changes = member != newest[usize::from(node)] && (member != Member::Out || may_drop);
+                if changes && self.may_become(state, node, member) {
+                    views.push(self.with(state, node, member));
                 }
-                Member::Ready if self.is_counted(state, node) => {
-                    views.push(self.with(state, node, Member::Up))
-                }
-                _ => {}
-            }
-            if may_drop && state.newest()[usize::from(node)] != Member::Out && self.can_lose(state, node) {
-                views.push(self.with(state, node, Member::Out));
             }
         }
         views
+    }
+
+    fn may_become(&self, state: &State, node: Node, member: Member) -> bool {
+        match (state.newest()[usize::from(node)], member) {
+            (Member::Syncing, Member::Ready) => self.is_copied(state, node),
+            (Member::Ready, Member::Up) => self.is_counted(state, node),
+            (Member::Ready, Member::Ready) => true,
+            (Member::Syncing | Member::Ready | Member::Up, Member::Out) => self.can_lose(state, node),
+            _ => false,
+        }
     }
 
     fn workers_of(&self, node: Node) -> impl Iterator<Item = Party> + '_ {

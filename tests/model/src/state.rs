@@ -72,13 +72,11 @@ pub struct Peer {
 pub struct WorkerState {
     /// The newest view that it has adopted.
     pub view: u8,
-    /// It has adopted a view without itself, and is no more.
-    pub halted: bool,
     /// What its replica has.
     pub record: Record,
     /// What it is for its partition.
     pub role: Role,
-    /// The view under which it last saw, or may have missed, a change of the primary.
+    /// The view under which its partition's primary changed last.
     pub since: u8,
     /// Syncing: it has its copy.
     pub copied: bool,
@@ -99,11 +97,10 @@ pub struct WorkerState {
 }
 
 impl WorkerState {
-    /// A worker that has nothing and knows this view.
-    pub fn new(view: u8, halted: bool) -> WorkerState {
+    /// A worker that has nothing.
+    pub fn new() -> WorkerState {
         WorkerState {
-            view,
-            halted,
+            view: 0,
             record: Record::None,
             role: Role::Backup,
             since: 0,
@@ -130,8 +127,6 @@ pub enum Coordinator {
     Decided(bool, u8),
     /// Forgotten.
     Done,
-    /// The TC is no more.
-    Gone,
 }
 
 /// The client.
@@ -139,8 +134,8 @@ pub enum Coordinator {
 pub struct Client {
     /// The newest view that it knows.
     pub view: u8,
-    /// Whom it has asked.
-    pub asked: Option<(Party, Partition)>,
+    /// The partition whose primary it has asked.
+    pub asked: Option<Partition>,
     /// The outcome.
     pub knows: Option<bool>,
 }
@@ -224,7 +219,7 @@ impl State {
     /// The transaction's operations are done, nothing is prepared.
     pub fn first(config: &Config) -> State {
         let worker = |party| {
-            let mut worker = WorkerState::new(0, config.member(&config.first, party) == Member::Out);
+            let mut worker = WorkerState::new();
             if config
                 .partition(party)
                 .is_some_and(|partition| config.primary(&config.first, partition) == party)
@@ -291,7 +286,7 @@ impl State {
     /// Whether a worker answers reads of its partition.
     pub fn serves(&self, config: &Config, party: Party) -> bool {
         let worker = self.at(party);
-        !worker.halted && worker.role == Role::Primary && !self.is_fenced(config, party)
+        worker.role == Role::Primary && !self.is_fenced(config, party)
     }
 
     /// Whether a worker's node has no lease.

@@ -3,13 +3,16 @@
 use crate::{
     Model,
     config::{Member, Mutation, Party, View},
-    state::{Coordinator, Frame, Message, Peer, Record, Role, State, WorkerState},
+    state::{Frame, Message, Peer, Record, Role, State},
 };
 
 impl Model {
     /// Sends a message; a worker's message to itself is a function call.
     pub(crate) fn send(&self, state: &mut State, from: Party, to: Party, message: Message) {
-        if self.member(state.view(from), to) == Member::Out {
+        // What a node sends to those who have dropped it is not read.
+        let unread =
+            self.member(state.view(to), from) == Member::Out && !self.breaks(Mutation::AcknowledgeDropped);
+        if self.member(state.view(from), to) == Member::Out || unread {
             return;
         }
         let mut view = state.view_number(from);
@@ -61,11 +64,8 @@ impl Model {
                 self.resume(state, to);
             }
             Message::ReplicaState(record) => {
-                if view >= state.at(to).since {
+                if view >= state.at(to).since && state.at(to).role == Role::Reconciling {
                     self.peer(state, to, from).heard = Some(record);
-                    if state.at(to).role == Role::Primary {
-                        self.reconcile(state, to);
-                    }
                     self.resume(state, to);
                 }
             }
@@ -162,36 +162,37 @@ impl Model {
         })
     }
 
-    /// A worker adopts a view.
-    pub(crate) fn adopt(&self, state: &mut State, party: Party, number: u8) {
-        let old_number = state.view_number(party);
+    /// A party adopts all views up to this one, one after the other.
+    pub(crate) fn adopt(&self, state: &mut State, party: Party, newest: u8) {
+        if self.breaks(Mutation::SkipViews) {
+            self.adopt_next(state, party, newest);
+        }
+        for number in state.view_number(party) + 1..=newest {
+            self.adopt_next(state, party, number);
+        }
+    }
+
+    fn adopt_next(&self, state: &mut State, party: Party, number: u8) {
         let (old, new) = (*state.view(party), state.views[usize::from(number)]);
-        let skipped = number > old_number + 1;
         if !self.breaks(Mutation::AcknowledgeDropped) {
             state.links.retain(|frame| frame.to != party || self.member(&new, frame.from) != Member::Out);
         }
-        let changed = |partition| skipped || self.primary(&old, partition) != self.primary(&new, partition);
+        let changed = [0, 1].map(|partition| self.primary(&old, partition) != self.primary(&new, partition));
         if party == self.client() {
             state.client.view = number;
-            return;
-        }
-        state.at_mut(party).view = number;
-        if self.member(&new, party) == Member::Out {
-            *state.at_mut(party) = WorkerState::new(number, true);
-            state.links.retain(|frame| frame.to != party);
-            if party == self.coordinator {
-                state.coordinator = Coordinator::Gone;
+            if state.client.asked.is_some_and(|partition| changed[usize::from(partition)]) {
+                state.client.asked = None;
             }
             return;
         }
-        let changed = [changed(0), changed(1)];
-        self.replica_adopts(state, party, &old, changed, skipped);
+        state.at_mut(party).view = number;
+        self.replica_adopts(state, party, &old, changed);
         if party == self.coordinator {
             self.coordinator_adopts(state, changed);
         }
     }
 
-    fn replica_adopts(&self, state: &mut State, party: Party, old: &View, changed: [bool; 2], skipped: bool) {
+    fn replica_adopts(&self, state: &mut State, party: Party, old: &View, changed: [bool; 2]) {
         let Some(partition) = self.partition(party) else { return };
         let (new, number) = (*state.view(party), state.view_number(party));
         let (was, is) = (self.primary(old, partition), self.primary(&new, partition));
@@ -205,13 +206,7 @@ impl Model {
             state.at_mut(party).since = number;
         }
         if is != party {
-            return self.backup_adopts(
-                state,
-                party,
-                is,
-                changed[usize::from(partition)],
-                self.member(old, party),
-            );
+            return self.backup_adopts(state, party, is, was != is, self.member(old, party));
         }
         let worker = state.at_mut(party);
         if !self.has_coordinator(&new) {
@@ -220,10 +215,8 @@ impl Model {
                 worker.record = Record::None;
             }
         }
-        // It may have missed a view in which another was the primary, and acknowledgements meant for that.
-        if was != party || skipped && !self.breaks(Mutation::GoOnAfterSkip) {
+        if was != party {
             worker.role = Role::Reconciling;
-            worker.since = number;
             for peer in &mut worker.peers {
                 (peer.heard, peer.need, peer.copy) = (None, 0, false);
             }
@@ -253,7 +246,7 @@ impl Model {
                 state.at_mut(party).copied = false;
                 self.send(state, party, primary, Message::CopyReq);
             }
-        } else if changed || !self.breaks(Mutation::ReplicaStateOnlyOnChange) {
+        } else if changed {
             let record = state.at(party).record;
             self.send(state, party, primary, Message::ReplicaState(record));
         }
