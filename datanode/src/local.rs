@@ -57,6 +57,8 @@ pub enum Word {
     Counts(ViewNumber, Life),
     /// Under this view it is done with all epochs up to this one.
     Done(ViewNumber, Epoch),
+    /// It has missed so many views before this one that it cannot go on: this life must end.
+    Lost(ViewNumber),
     /// The watchdog's answer.
     Alive(u64),
 }

@@ -60,7 +60,7 @@ pub fn next_view(config: &ClusterConfig, membership: &Membership, facts: &Facts)
     } else {
         choice.view.restart
     };
-    Some(View { number: ViewNumber(choice.view.number.0 + 1), restart, members })
+    Some(choice.view.next(restart, members))
 }
 
 struct Choice<'a> {
@@ -221,10 +221,11 @@ impl Choice<'_> {
     }
 
     /// `syncing` to `ready` with everything copied, `ready` to `up` when every `up` buddy counts it. Only what was said
-    /// under this view is taken: a member may have been `ready` before, and demoted since.
+    /// under this view is taken: a member may have been `ready` before, and demoted since. A new `up` member takes
+    /// primaries over, and so ends streams that its other buddies may not have whole: they are `syncing` again.
     fn promote(&self, next: &mut [Member]) {
         let under_this_view = |life| self.fresh(life).filter(|heard| heard.report.view == self.view.number);
-        let promoted: Vec<Option<MemberState>> = next
+        let mut promoted: Vec<Option<MemberState>> = next
             .iter()
             .map(|member| {
                 let group = self.group_of(member.node);
@@ -256,7 +257,17 @@ impl Choice<'_> {
                 }
             })
             .collect();
-        for (member, state) in next.iter_mut().zip(promoted) {
+        let raised: BTreeSet<GroupId> = next
+            .iter()
+            .zip(&promoted)
+            .filter(|(_, state)| **state == Some(MemberState::Up))
+            .map(|(member, _)| self.group_of(member.node))
+            .collect();
+        for (member, state) in next.iter_mut().zip(&mut promoted) {
+            let behind = member.state != MemberState::Up && *state != Some(MemberState::Up);
+            if behind && raised.contains(&self.group_of(member.node)) {
+                *state = Some(MemberState::Syncing);
+            }
             member.state = state.unwrap_or(member.state);
         }
     }

@@ -125,7 +125,7 @@ fn situation() -> impl Strategy<Value = (ClusterConfig, View, Facts)> {
                 (usize::from(replicas) * groups).min(8) / usize::from(replicas) * usize::from(replicas);
             let ids: Vec<u16> = (0..count as u16).map(|index| 11 + index).collect();
             let config = config(replicas, &ids);
-            let mut view = View { number: ViewNumber(5), restart: 1, members: Vec::new() };
+            let mut view = View { number: ViewNumber(5), restart: 1, history: vec![], members: Vec::new() };
             for (index, &id) in ids.iter().enumerate() {
                 let state = match nodes[index].0 {
                     _ if index % usize::from(replicas) == 0 => MemberState::Up,

@@ -62,6 +62,7 @@ pub fn view(text: &str) -> View {
         number: ViewNumber(number.parse().expect(text)),
         restart: restart.parse().expect(text),
         members: members.split_whitespace().filter(|text| *text != "-").map(member).collect(),
+        history: Vec::new(),
     }
 }
 

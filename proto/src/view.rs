@@ -37,9 +37,52 @@ pub struct View {
     pub restart: u16,
     /// The members, by ascending node id.
     pub members: Vec<Member>,
+    /// The views before it, the oldest first, [`HISTORY_MAX`] at most: who missed some must go through them one by one.
+    pub history: Vec<PastView>,
 }
 
+/// A view that another has followed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct PastView {
+    /// Its number.
+    pub number: ViewNumber,
+    /// Its restart number.
+    pub restart: u16,
+    /// Its members.
+    pub members: Vec<Member>,
+}
+
+/// How many past views a view tells.
+pub const HISTORY_MAX: usize = 8;
+
 impl View {
+    /// The view that follows this one with these members.
+    pub fn next(&self, restart: u16, members: Vec<Member>) -> View {
+        let mut history = self.history.clone();
+        if self.number.0 > 0 {
+            history.push(PastView { number: self.number, restart: self.restart, members: self.members.clone() });
+        }
+        let old = history.len().saturating_sub(HISTORY_MAX);
+        history.drain(..old);
+        View { number: ViewNumber(self.number.0 + 1), restart, members, history }
+    }
+
+    /// The views between one that is known and this one, this one last. `None` if some of them are forgotten.
+    pub fn since(&self, known: ViewNumber) -> Option<Vec<View>> {
+        let missed = self.history.iter().enumerate().filter(|(_, past)| past.number > known);
+        let mut views: Vec<View> = missed
+            .map(|(place, past)| View {
+                number: past.number,
+                restart: past.restart,
+                members: past.members.clone(),
+                history: self.history[..place].to_vec(),
+            })
+            .collect();
+        views.push(self.clone());
+        (views[0].number.0 <= known.0 + 1).then_some(views)
+    }
+
+
     /// The member with this id.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.node == node)
@@ -68,5 +111,30 @@ impl View {
     /// The data node that drives epochs: the lowest `up` id.
     pub fn president(&self) -> Option<NodeId> {
         self.members.iter().find(|member| member.state == MemberState::Up).map(|member| member.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_missed_some_views_goes_through_them() {
+        let mut views = vec![View::default()];
+        for number in 1..20u64 {
+            let incarnation = Incarnation(number);
+            let member = Member { node: NodeId(1), incarnation, state: MemberState::Up, workers: 1 };
+            let next = views.last().unwrap().next(1, vec![member]);
+            views.push(next);
+        }
+        let newest = views.last().unwrap();
+        assert_eq!((newest.number, newest.history.len()), (ViewNumber(19), HISTORY_MAX));
+        let missed = newest.since(ViewNumber(15)).unwrap();
+        assert_eq!(missed.iter().map(|view| view.number.0).collect::<Vec<_>>(), [16, 17, 18, 19]);
+        assert!(missed.iter().all(|view| view.members == views[view.number.0 as usize].members));
+        let again = missed[1].since(ViewNumber(15)).unwrap();
+        assert_eq!(again[0].number, ViewNumber(16), "a view that is passed on tells what was before it");
+        assert_eq!(newest.since(ViewNumber(18)).unwrap(), [newest.clone()]);
+        assert_eq!(newest.since(ViewNumber(3)), None);
     }
 }

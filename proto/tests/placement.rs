@@ -32,8 +32,9 @@ fn config(nodes: u16, replicas: u8) -> ClusterConfig {
 }
 
 fn view(nodes: impl IntoIterator<Item = u16>, workers: u16) -> View {
-    let member = |id| Member { node: NodeId(id), incarnation: Incarnation(1), state: MemberState::Up, workers };
-    View { number: ViewNumber(1), restart: 1, members: nodes.into_iter().map(member).collect() }
+    let member =
+        |id| Member { node: NodeId(id), incarnation: Incarnation(1), state: MemberState::Up, workers };
+    View { number: ViewNumber(1), restart: 1, history: vec![], members: nodes.into_iter().map(member).collect() }
 }
 
 /// The least and the most that any of the keys has.
@@ -67,7 +68,10 @@ fn primaries_and_replicas_are_even_over_nodes_and_workers() {
                 assert!(most - least <= 1, "primaries per node {least}..{most}: {what}");
                 let endpoints = usize::from(nodes * workers);
                 let (least, most) = spread(primaries(), endpoints);
-                assert!(most - least <= 1 + usize::from(most > 1), "primaries per worker {least}..{most}: {what}");
+                assert!(
+                    most - least <= 1 + usize::from(most > 1),
+                    "primaries per worker {least}..{most}: {what}"
+                );
                 let replicas_of = all().flat_map(|partition| map.replicas(partition).to_vec());
                 let (least, most) = spread(replicas_of.map(|replica| replica.endpoint), endpoints);
                 let slack = usize::from(replicas);
@@ -81,8 +85,11 @@ fn primaries_and_replicas_are_even_over_nodes_and_workers() {
 fn the_map_of_four_nodes_is_this_one() {
     let map = PartitionMap::new(&config(4, 2), &view(1..=4, 2));
     let show = |partition| {
-        let replicas: Vec<String> =
-            map.replicas(PartitionId(partition)).iter().map(|replica| format!("{:?}", replica.endpoint)).collect();
+        let replicas: Vec<String> = map
+            .replicas(PartitionId(partition))
+            .iter()
+            .map(|replica| format!("{:?}", replica.endpoint))
+            .collect();
         format!("{partition}: {}", replicas.join(" "))
     };
     let shown: Vec<String> = [0, 1, 2, 3, 4, 1919, 1920, 1921, 3839].map(show).to_vec();
@@ -148,7 +155,10 @@ fn an_added_group_takes_its_share_from_all_and_nothing_else_moves() {
         }
         let moved: usize = before.iter().zip(&after).map(|(old, new)| old.len() - new.len()).sum();
         assert_eq!(moved, after[groups].len());
-        assert!(moved.abs_diff(share) <= 1, "{moved} partitions moved to group {groups}, {share} are a share");
+        assert!(
+            moved.abs_diff(share) <= 1,
+            "{moved} partitions moved to group {groups}, {share} are a share"
+        );
         let mut every: Vec<PartitionId> = after.concat();
         every.sort();
         assert!(every.into_iter().eq(all()));
@@ -176,6 +186,8 @@ fn the_hash_of_a_key_is_this_one() {
 #[test]
 fn endpoints_without_partitions_have_none() {
     let map = PartitionMap::new(&config(2, 2), &view(1..=2, 2));
-    let of = |node, worker| map.partitions_at(Endpoint::new(NodeId(node), twofold_proto::ids::WorkerId(worker))).count();
+    let of = |node, worker| {
+        map.partitions_at(Endpoint::new(NodeId(node), twofold_proto::ids::WorkerId(worker))).count()
+    };
     assert_eq!((of(1, 0), of(1, 1), of(1, 2), of(3, 0)), (1920, 1920, 0, 0));
 }

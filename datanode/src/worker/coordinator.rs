@@ -493,13 +493,16 @@ impl Worker {
         }
     }
 
-    /// A participant and its replicas know the decision (`DecideConf`).
-    pub(super) fn on_decide_conf(&mut self, conf: DecideConf) {
+    /// A participant and its replicas know the decision (`DecideConf`). `sender`: `None` is this worker.
+    pub(super) fn on_decide_conf(&mut self, sender: Option<Endpoint>, conf: DecideConf) {
+        let sender = sender.unwrap_or(self.own);
         let Some(coordinated) = self.coordinated.get_mut(&conf.transaction) else { return };
         if !matches!(coordinated.stage, Stage::Decided(_)) {
             return;
         }
-        if let Some(part) = coordinated.parts.get_mut(&conf.partition) {
+        // The replicas of a primary that the newest view deposed may have discarded what they acknowledged to it.
+        let part = coordinated.parts.get_mut(&conf.partition).filter(|part| part.endpoint == sender);
+        if let Some(part) = part {
             part.knows = true;
         }
         if coordinated.parts.values().all(|part| part.knows) {

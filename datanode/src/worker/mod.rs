@@ -528,7 +528,7 @@ impl Worker {
             Kind::PrepareConf => self.on_prepare_conf(Some(sender), message::control(body)?),
             Kind::PrepareRef => self.on_prepare_ref(Some(sender), message::control(body)?),
             Kind::DecideReq => self.on_decide(coordinator, message::control(body)?),
-            Kind::DecideConf => self.on_decide_conf(message::control(body)?),
+            Kind::DecideConf => self.on_decide_conf(Some(sender), message::control(body)?),
             Kind::WriteSetReq => self.on_write_set(sender, body)?,
             Kind::DecideOrd => self.on_decide_ord(sender, body)?,
             Kind::OutcomeReq => self.on_outcome_req(Some(id), message::control(body)?),
@@ -571,7 +571,7 @@ impl Worker {
                 Task::Wounded(wound) => self.on_wounded(wound),
                 Task::Prepared(conf) => self.on_prepare_conf(None, conf),
                 Task::PrepareRefused(refusal) => self.on_prepare_ref(None, refusal),
-                Task::DecideConfirmed(conf) => self.on_decide_conf(conf),
+                Task::DecideConfirmed(conf) => self.on_decide_conf(None, conf),
                 Task::Execute { request, operations } => {
                     self.execute(self.coordinator_here(), &request, &operations);
                 }

@@ -33,11 +33,29 @@ impl Worker {
         }
     }
 
-    /// Learns of a view, and acts on it if it is newer.
+    /// Learns of a view, and goes through it and those that it missed before it.
+    ///
+    /// A view that is left out could hide that a partition's primary was another for a while, and that a replica which
+    /// knew has discarded what this one sent meanwhile.
     pub(super) fn adopt_view(&mut self, view: Arc<View>) {
         if view.number <= self.view.number {
             return;
         }
+        let is_member = self.state.is_some();
+        let Some(missed) = view.since(self.view.number).filter(|_| is_member) else {
+            if is_member {
+                // Too many: what this life has cannot be told from what others have discarded.
+                self.tell_node(Word::Lost(view.number));
+                return;
+            }
+            return self.adopt_next_view(view);
+        };
+        for view in missed {
+            self.adopt_next_view(Arc::new(view));
+        }
+    }
+
+    fn adopt_next_view(&mut self, view: Arc<View>) {
         self.counters.views += 1;
         let before = std::mem::replace(&mut self.view, view.clone());
         self.state = view.state(self.own.node, self.life.incarnation);
@@ -222,6 +240,10 @@ impl Worker {
     /// Serves the partition no more: transactions that are not prepared lose, the others become what they are at
     /// any replica.
     fn step_down(&mut self, partition: PartitionId) {
+        self.partition(partition).parked.clear();
+        if !self.partition(partition).serving {
+            return;
+        }
         let open = self.partition(partition).open.clone();
         for slot in open {
             let write_set = self.write_sets.get_mut(slot).expect("open");
@@ -254,7 +276,6 @@ impl Worker {
                 self.fail_local(slot, Error::new(ErrorCode::PrimaryChanged, text));
             }
         }
-        self.partition(partition).parked.clear();
         self.copies.retain(|copy| copy.partition != partition);
     }
 
@@ -283,15 +304,13 @@ impl Worker {
             .locals
             .iter()
             .filter(|(_, local)| match &local.origin {
-                Origin::Coordinated(coordinator) => {
-                    !local.prepared && !self.is_coordinator_alive(coordinator)
-                }
+                Origin::Coordinated(coordinator) => !self.is_coordinator_alive(coordinator),
                 _ => false,
             })
             .map(|(slot, _)| slot)
             .collect();
         for slot in orphans {
-            self.end_local(slot);
+            self.drop_unprepared(slot);
         }
         let view = self.view.clone();
         self.refused
@@ -306,6 +325,18 @@ impl Worker {
             .collect();
         for slot in in_doubt {
             self.doubt(slot);
+        }
+    }
+
+    /// Ends what a local transaction has in partitions in which it is not prepared.
+    fn drop_unprepared(&mut self, slot: u32) {
+        let local = self.locals.get(slot).expect("it is here");
+        if !local.prepared {
+            return self.end_local(slot);
+        }
+        let unprepared = local.partitions.iter().filter(|here| here.write_set.is_none());
+        for partition in unprepared.map(|here| here.partition).collect::<Vec<_>>() {
+            self.release_partition(slot, partition);
         }
     }
 
@@ -394,6 +425,9 @@ impl Worker {
         }
         for parked in std::mem::take(&mut self.partition(partition).parked) {
             match parked {
+                // What a TC said that has left the view meanwhile does not count.
+                Parked::Prepare(coordinator, _) | Parked::Decide(coordinator, _)
+                    if !self.is_coordinator_alive(&coordinator) => {}
                 Parked::Prepare(coordinator, request) => self.on_prepare(coordinator, request),
                 Parked::Decide(coordinator, request) => self.on_decide(coordinator, request),
                 Parked::Outcome(link, request) => self.tasks.push_back(Task::Outcome { link, request }),

@@ -127,7 +127,7 @@ impl Cluster {
             state: MemberState::Up,
             workers: 1,
         });
-        let view = View { number: ViewNumber(1), restart: 1, members: members.collect() };
+        let view = View { number: ViewNumber(1), restart: 1, history: vec![], members: members.collect() };
         let client = (0..usize::from(replicas))
             .map(|node| twofold_proto::link::Link::new(endpoint(node), incarnation(node)))
             .collect();
