@@ -54,7 +54,12 @@ fn the_view_goes_before_the_first_message_under_it() {
 #[test]
 fn a_worker_may_know_the_newer_view() {
     let mut net = Net::ready(1);
-    let newer = View { number: ViewNumber(9), restart: 1, history: vec![], members: vec![member(12, life(12, 1), 1)] };
+    let newer = View {
+        number: ViewNumber(9),
+        restart: 1,
+        history: vec![],
+        members: vec![member(12, life(12, 1), 1)],
+    };
     net.tell(worker(12), Kind::ViewOrd, |out| put_control(out, &newer));
     assert_eq!(**net.client.view(), newer);
     let older = net.view.clone();
@@ -67,7 +72,12 @@ fn a_view_without_its_sender_is_the_last_that_is_heard_of_it() {
     let mut net = Net::ready(1);
     net.operate(1, read(0));
     let request = net.one_read(11);
-    let newer = View { number: ViewNumber(9), restart: 1, history: vec![], members: vec![member(12, life(12, 1), 1)] };
+    let newer = View {
+        number: ViewNumber(9),
+        restart: 1,
+        history: vec![],
+        members: vec![member(12, life(12, 1), 1)],
+    };
     let id = net.to(worker(11));
     let far = net.far.get_mut(&id).unwrap();
     far.link.send(Kind::ViewOrd as u8, 0, |out| put_control(out, &newer));

@@ -323,6 +323,20 @@ fn a_statement_that_takes_too_long_is_rolled_back_when_the_tc_is_free() {
 }
 
 #[test]
+fn a_late_failure_of_a_statement_alone_is_rolled_back_too() {
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Commit)));
+    let sent = net.one_statement(11);
+    net.pass(5_000);
+    assert_eq!(net.failure().error.code, ErrorCode::OutcomePending);
+    refuse(&mut net, 11, sent.request, Open, ErrorCode::DuplicateKey);
+    let rollback = net.one_statement(11);
+    assert_eq!((rollback.flags, rollback.number), (ROLLBACK, sent.number));
+    refuse(&mut net, 11, rollback.request, Aborted, ErrorCode::NoSuchTransaction);
+    assert_eq!((net.client.is_idle(), net.client.session.mark()), (true, 1));
+}
+
+#[test]
 fn a_commit_that_takes_too_long_is_pending_until_it_is_learned() {
     let mut net = open();
     net.submit(2, Request::Statement(statement(2, &[], End::Commit)));
