@@ -28,8 +28,8 @@ pub const MESSAGE_BYTES_MAX: usize = 24 << 20;
 pub const FRAME_BYTES_FULL: usize = 256 << 10;
 /// Bytes of one frame: a full one and one more message.
 pub const FRAME_BYTES_MAX: usize = FRAME_BYTES_FULL + MESSAGE_BYTES_MAX + 4096;
-/// Unacknowledged bytes that a link to a buddy keeps; past them the peer is as good as gone.
-pub const LINK_BYTES_MAX: usize = 256 << 20;
+/// Unacknowledged bytes on the link to a replica past which writes get a temporary error.
+pub const LINK_BYTES_MAX: usize = 128 << 20;
 /// Unacknowledged bytes to one client; past them requests get a temporary error, and in the end the link goes.
 pub const CLIENT_LINK_BYTES_MAX: usize = 64 << 20;
 /// Transactions of one session whose outcome the session has not confirmed to have.

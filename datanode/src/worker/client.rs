@@ -185,6 +185,12 @@ impl Worker {
         }
         self.counters.writes += 1;
         let id = TransactionId { session: self.session(client), number };
+        if self.disowned.contains(&id) {
+            let error =
+                Error::new(ErrorCode::NoSuchTransaction, "the transaction was given up before it came");
+            self.refuse_operation(client, request, &error);
+            return Ok(());
+        }
         let slot = self.begin_local(id, timestamp, Origin::Independent { client, request, commit_number });
         self.locals.get_mut(slot).expect("just begun").count_operation(partition);
         self.execute_independent(slot, bytes);

@@ -105,7 +105,7 @@ impl Worker {
         let id = TransactionId { session: self.session(client), number: request.number };
         self.counters.statements += 1;
         let now = self.now;
-        if request.has(BEGIN) && !self.coordinated.contains_key(&id) {
+        if request.has(BEGIN) && !self.coordinated.contains_key(&id) && !self.disowned.contains(&id) {
             if let Err(error) = self.check_load(client) {
                 self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
                 return Ok(());

@@ -210,6 +210,8 @@ pub struct Worker {
     coordinated: BTreeMap<TransactionId, Coordinated>,
     /// Transactions that ended without their client's wish; it hears why with its next request.
     failed: BTreeMap<TransactionId, (Time, Error)>,
+    /// Transactions that never came, and that somebody else than their session was told are aborted.
+    disowned: BTreeSet<TransactionId>,
     waits: Waits,
     outcomes: Outcomes,
     observers: BTreeMap<u64, client::Observer>,
@@ -272,6 +274,7 @@ impl Worker {
             write_sets: Slab::default(),
             coordinated: BTreeMap::new(),
             failed: BTreeMap::new(),
+            disowned: BTreeSet::new(),
             waits: Waits::default(),
             outcomes: Outcomes::default(),
             observers: BTreeMap::new(),
@@ -458,6 +461,7 @@ impl Worker {
         self.link_effect(LinkEffect::Close { link });
         self.outcomes.session_gone(client.session, self.now);
         self.abort_session(client.session);
+        self.disowned.retain(|transaction| transaction.session != client.session);
     }
 
     fn on_frame(&mut self, id: LinkId, header: &FrameHeader, payload: &[u8]) {

@@ -18,6 +18,9 @@ use super::{Task, Worker, partition::Parked};
 /// How long the outcomes of a session without a connection are kept.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Transactions that were called aborted before they came.
+const DISOWNED_MAX: usize = 1 << 16;
+
 /// An outcome in one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Record {
@@ -386,13 +389,13 @@ impl Worker {
         if usize::from(request.partition.0) >= self.partitions.len() {
             return Err(Malformed("StatusReq"));
         }
-        let status = self.status(request);
+        let status = self.status(client, request);
         let conf = StatusConf { request: request.request, status };
         self.send_control(client, Kind::StatusConf, &conf);
         Ok(())
     }
 
-    fn status(&mut self, request: &StatusReq) -> Status {
+    fn status(&mut self, client: LinkId, request: &StatusReq) -> Status {
         let id = request.transaction;
         let known = self.outcomes.find(request.partition, id);
         if let Some(outcome) = known {
@@ -409,8 +412,14 @@ impl Worker {
                 Some(outcome) => Status::Decided(outcome),
                 None if open || waiting() => Status::Pending,
                 None if self.was_confirmed(request) => Status::Finished,
-                // Its requests come in order: none can come after the question.
-                None => Status::Decided(Outcome::Aborted),
+                // The session's requests come in order: none can come after its own question. After another's one
+                // could, so it is refused from now on.
+                None if self.session(client) == id.session => Status::Decided(Outcome::Aborted),
+                None if self.disowned.len() >= DISOWNED_MAX => Status::Pending,
+                None => {
+                    self.disowned.insert(id);
+                    Status::Decided(Outcome::Aborted)
+                }
             };
         }
         let state = &self.partitions[usize::from(request.partition.0)];

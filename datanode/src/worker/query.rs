@@ -5,7 +5,7 @@ use std::sync::Arc;
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{PartitionId, TableId, TransactionId, Version},
-    limits::TRANSACTION_BYTES_MAX,
+    limits::{LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
         self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
@@ -370,6 +370,14 @@ impl Worker {
         let key = self.locks.key(lock);
         let local = self.locals.get_mut(slot).expect("it runs");
         if let Some((_, body)) = row {
+            let replicas = &self.partitions[usize::from(key.partition.0)].replicas;
+            let kept = |link: &LinkId| self.links.get(*link).map_or(0, |link| link.kept_bytes());
+            if let Some(kept) =
+                replicas.iter().map(|(link, _)| kept(link)).find(|&kept| kept > LINK_BYTES_MAX)
+            {
+                let text = format!("a replica of partition {} is {kept} bytes behind", key.partition);
+                return Err(Error::new(ErrorCode::Overloaded, text));
+            }
             if !self.store.has_room(local.bodies.len() + key.key.len() + body.len()) {
                 let text = format!("data_memory of node {} is used up", self.own.node);
                 return Err(Error::new(ErrorCode::TableFull, text));
