@@ -1,2 +1,251 @@
-//! The API node's process.
-fn main() {}
+//! The API node's program.
+
+mod arguments;
+
+use std::{io, process::ExitCode, sync::Arc, thread::available_parallelism, time::Duration};
+
+use clap::Parser;
+use tokio::{
+    net::{TcpListener, TcpSocket, lookup_host},
+    sync::mpsc,
+    task::spawn_local,
+    time,
+};
+use tonic::transport::{Server, server::TcpIncoming};
+use twofold_apinode_server::{
+    cluster::{self, Connect, Message},
+    grpc,
+    handle::SharedTables,
+    memcached,
+};
+use twofold_proto::{
+    config::{ApiNodeConfig, ClusterConfig},
+    ids::{Endpoint, NodeId, WorkerId},
+};
+use twofold_runtime::{
+    Directory, EXIT_DO_NOT_RESTART, Mailbox, Metrics, bootstrap, listener, logging, metrics::DriverMetrics,
+    recorder, signals::StopRequests, thread,
+};
+
+use arguments::Arguments;
+
+/// Connections that the system keeps for a thread until they are accepted.
+const BACKLOG: u32 = 1024;
+/// How long a node that was asked to stop waits for its answers.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// Why the process cannot go on.
+#[derive(Debug)]
+enum Failure {
+    /// A wrong setting, which no restart mends.
+    Setting(String),
+    /// The system did not give what was needed.
+    System(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::System(error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = logging::init(arguments.log_format, &arguments.log) {
+        let hint = "say a level (info), or levels per module (twofold_runtime=debug)";
+        eprintln!("--log «{}»: {error}; {hint}", arguments.log);
+        return ExitCode::from(EXIT_DO_NOT_RESTART);
+    }
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Setting(text)) => {
+            tracing::error!("{text}");
+            ExitCode::from(EXIT_DO_NOT_RESTART)
+        }
+        Err(Failure::System(text)) => {
+            tracing::error!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    recorder::install();
+    let config = Arc::new(bootstrap::learn_config(&arguments.mgm));
+    let section = arguments.section(&config)?;
+    thread::runtime()?.block_on(live(arguments, &config, &section))
+}
+
+/// The sockets of one thread: bound, not listening yet.
+struct Sockets {
+    grpc: TcpSocket,
+    memcached: TcpSocket,
+}
+
+/// What a thread tells the process.
+enum Report {
+    Serves,
+    Ended(Result<(), String>),
+}
+
+async fn live(
+    arguments: &Arguments,
+    config: &Arc<ClusterConfig>,
+    section: &ApiNodeConfig,
+) -> Result<(), Failure> {
+    let mut stops = StopRequests::catch()?;
+    let cores = || available_parallelism().map_or(1, |cores| cores.get() as u16);
+    let threads = if section.threads > 0 { section.threads } else { cores() };
+    let host = &section.host;
+    let metrics = Metrics::new();
+    let address = format!("{host}:{}", section.metrics_port);
+    spawn_local(metrics.clone().serve(listener::bind(&address).await.map_err(setting)?));
+    let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
+    let (directory, tables) = (Directory::new(), SharedTables::new());
+    cluster::fill_directory(&directory, config);
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let mut mailboxes = Vec::new();
+    // One socket that shares its port with nobody, to find out whether another process has it.
+    for port in [section.grpc_port, section.memcached_port] {
+        drop(
+            bind(host, port, false)
+                .await
+                .map_err(setting)?
+                .listen(1)
+                .map_err(|error| taken(host, port, &error))?,
+        );
+    }
+    for place in 0..threads {
+        let sockets = Sockets {
+            grpc: bind(host, section.grpc_port, true).await.map_err(setting)?,
+            memcached: bind(host, section.memcached_port, true).await.map_err(setting)?,
+        };
+        let mailbox = Mailbox::new();
+        mailboxes.push(mailbox.clone());
+        let connect = Connect {
+            own: Endpoint::new(section.id, WorkerId(place)),
+            config: config.clone(),
+            directory: directory.clone(),
+            tables: tables.clone(),
+            mailbox,
+        };
+        let name = format!("api{place}");
+        let (metrics, memcached, report) = (metrics.driver(&name), memcached.clone(), report.clone());
+        thread::spawn(&name, move || async move {
+            let ended = serve(connect, metrics, sockets, memcached, &report).await;
+            // The process that does not listen any more is about to end.
+            let _ = report.send(Report::Ended(ended.map_err(|error| error.to_string())));
+        })?;
+    }
+    let (mut serving, mut running) = (0, threads);
+    let mut deadline = None;
+    while running > 0 {
+        let stop_time = async {
+            match deadline {
+                Some(deadline) => time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(report) = reports.recv() => match report {
+                Report::Serves => {
+                    serving += 1;
+                    if serving == threads {
+                        tracing::info!(
+                            "node {} of cluster «{}» serves gRPC on {host}:{}, memcached on {host}:{}, with {threads} threads",
+                            section.id, config.name, section.grpc_port, section.memcached_port
+                        );
+                    }
+                }
+                Report::Ended(Ok(())) => running -= 1,
+                Report::Ended(Err(text)) => return Err(Failure::System(text)),
+            },
+            () = stops.next() => {
+                if deadline.replace(time::Instant::now() + STOP_TIME).is_some() {
+                    return Err(Failure::System("asked to stop twice: ends without its answers".into()));
+                }
+                tracing::info!("stops: answers what is under way first");
+                for mailbox in &mailboxes {
+                    // One that has ended needs not be told.
+                    let _ = mailbox.send(Message::Stop);
+                }
+            }
+            () = stop_time => {
+                let text = format!("there are answers missing after {STOP_TIME:?}: ends without them");
+                return Err(Failure::System(text));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn setting(error: io::Error) -> Failure {
+    Failure::Setting(error.to_string())
+}
+
+fn taken(host: &str, port: u16, error: &io::Error) -> Failure {
+    Failure::Setting(format!("cannot listen on {host}:{port}: {error}"))
+}
+
+async fn bind(host: &str, port: u16, shared: bool) -> io::Result<TcpSocket> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {host}:{port}: {error}"));
+    let address = lookup_host((host, port)).await.map_err(named)?.next();
+    let address = address.ok_or_else(|| named(io::Error::other("no such host")))?;
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(shared)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    open().map_err(named)
+}
+
+/// What a thread does: its client, and, once the cluster serves, its listeners.
+async fn serve(
+    connect: Connect,
+    metrics: DriverMetrics,
+    sockets: Sockets,
+    memcached: Arc<memcached::Server>,
+    report: &mpsc::UnboundedSender<Report>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (driver, handle) = cluster::connect(connect, metrics);
+    let listen = async {
+        cluster::prepare(&handle).await;
+        let items = sockets.memcached.listen(BACKLOG)?;
+        spawn_local(memcached.serve(items, handle.clone()));
+        let calls: TcpListener = sockets.grpc.listen(BACKLOG)?;
+        let services = grpc::services(handle.clone()).await?;
+        // The process that does not listen any more is about to end.
+        let _ = report.send(Report::Serves);
+        // Without the delay of small writes, or HTTP/2 stalls for 40 ms at a time.
+        let calls = TcpIncoming::from(calls).with_nodelay(Some(true));
+        Ok(Server::builder().add_routes(services).serve_with_incoming(calls).await?)
+    };
+    tokio::select! {
+        () = driver.run() => Ok(()),
+        result = listen => result,
+    }
+}
+
+impl Arguments {
+    /// This node's section of the config, with what the command line says instead.
+    fn section(&self, config: &ClusterConfig) -> Result<ApiNodeConfig, Failure> {
+        let section = config.api_nodes.iter().find(|node| node.id == NodeId(self.id));
+        let Some(mut section) = section.cloned() else {
+            let ids: Vec<String> = config.api_nodes.iter().map(|node| node.id.to_string()).collect();
+            let (id, name) = (self.id, &config.name);
+            let known = ids.join(", ");
+            return Err(Failure::Setting(format!(
+                "node {id} is no API node of cluster «{name}»; its API nodes are {known}"
+            )));
+        };
+        section.host = self.bind.clone().unwrap_or(section.host);
+        section.grpc_port = self.grpc_port.unwrap_or(section.grpc_port);
+        section.memcached_port = self.memcached_port.unwrap_or(section.memcached_port);
+        section.metrics_port = self.metrics_port.unwrap_or(section.metrics_port);
+        section.threads = self.threads.unwrap_or(section.threads);
+        Ok(section)
+    }
+}

@@ -1,0 +1,195 @@
+//! A thread's cluster client, and what connects the frontends' handles with it.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::spawn_local,
+    time,
+};
+use twofold_apinode::{
+    client::{Bounds, Client, Effect, Input, Setup},
+    memcached::item,
+    request::{Answer, Request},
+};
+use twofold_proto::{
+    config::ClusterConfig,
+    error::{Error, ErrorCode},
+    ids::Endpoint,
+};
+use twofold_runtime::{Clock, Directory, Driver, Local, Mailbox, Owner, clock, metrics::DriverMetrics};
+
+use crate::handle::{Handle, SharedTables, Submission, Tables};
+
+/// How often the client is asked whether the catalog has changed, if nothing speaks for it.
+const CATALOG_EVERY: Duration = Duration::from_millis(10);
+/// Wait before a table is tried to be created again.
+const CREATE_WAIT: Duration = Duration::from_millis(200);
+
+type ThreadClient = Local<Client, ClientOwner>;
+type Waiting = Rc<RefCell<HashMap<u64, oneshot::Sender<Answer>>>>;
+
+/// What other threads tell a thread's client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Answer what is there, and end.
+    Stop,
+}
+
+/// Carries out what a client wants done.
+#[derive(Debug)]
+pub struct ClientOwner {
+    waiting: Waiting,
+    mailbox: Mailbox<Message>,
+    directory: Directory,
+    catalog_changed: Rc<Notify>,
+}
+
+impl Owner<Client> for ClientOwner {
+    type Message = Message;
+
+    fn input(message: Message) -> Input<'static> {
+        match message {
+            Message::Stop => Input::Stop,
+        }
+    }
+
+    fn timer() -> Input<'static> {
+        Input::Timer
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { token, answer } => {
+                if let Answer::Catalog(_) = answer {
+                    self.catalog_changed.notify_one();
+                }
+                let waiting = self.waiting.borrow_mut().remove(&token);
+                let waiting =
+                    waiting.unwrap_or_else(|| panic!("request {token} is answered twice, or was not made"));
+                // A frontend that has gone needs no answer.
+                let _ = waiting.send(answer);
+            }
+            Effect::Config(config) => fill_directory(&self.directory, &config),
+            Effect::Ended => self.mailbox.stop(),
+            Effect::Replies(replies) => unreachable!("no single operations are submitted: {replies:?}"),
+            Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
+        }
+    }
+}
+
+/// Says where the config's nodes listen.
+pub fn fill_directory(directory: &Directory, config: &ClusterConfig) {
+    let management = config.management_nodes.iter().map(|node| (node.id, &node.address));
+    for (id, address) in management.chain(config.data_nodes.iter().map(|node| (node.id, &node.address))) {
+        directory.set(id, format!("{}:{}", address.host, address.port));
+    }
+}
+
+/// What a thread's client is made with.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// The thread.
+    pub own: Endpoint,
+    /// The config.
+    pub config: Arc<ClusterConfig>,
+    /// Where nodes listen.
+    pub directory: Directory,
+    /// What the process knows of the tables.
+    pub tables: SharedTables,
+    /// How other threads reach the client.
+    pub mailbox: Mailbox<Message>,
+}
+
+/// Makes a client in this thread, and a handle on it. The driver is to be run.
+pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, ClientOwner>, Handle) {
+    let Connect { own, config, directory, tables, mailbox } = connect;
+    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let client = Client::new(Setup {
+        own,
+        incarnation: clock::incarnation(),
+        cluster: config.name.clone(),
+        management: config.management_nodes.iter().map(|node| Endpoint::node(node.id)).collect(),
+        wall_clock_offset: (wall_clock.as_micros() as u64).saturating_sub(Clock.now().0 / 1000),
+        seed: clock::random_seed(),
+        bounds: Bounds::default(),
+    });
+    let (waiting, catalog_changed) = (Waiting::default(), Rc::new(Notify::new()));
+    let owner = ClientOwner {
+        waiting: waiting.clone(),
+        mailbox: mailbox.clone(),
+        directory: directory.clone(),
+        catalog_changed: catalog_changed.clone(),
+    };
+    let driver = Driver::new(client, owner, mailbox, directory, metrics);
+    let (handle, submissions) = Handle::new(tables.clone());
+    spawn_local(submit(driver.local(), submissions, waiting));
+    spawn_local(publish(driver.local(), tables, config.partitions, catalog_changed));
+    (driver, handle)
+}
+
+/// Hands requests to the client.
+async fn submit(client: ThreadClient, mut submissions: mpsc::Receiver<Submission>, waiting: Waiting) {
+    let mut token = 0;
+    while let Some(Submission { request, answer }) = submissions.recv().await {
+        token += 1;
+        waiting.borrow_mut().insert(token, answer);
+        client.step(Input::Submit { token, request });
+    }
+}
+
+/// Publishes every catalog that the client learns of, once it can make requests.
+async fn publish(client: ThreadClient, tables: SharedTables, partitions: u16, changed: Rc<Notify>) {
+    let mut published = None;
+    loop {
+        let catalog = {
+            let machine = client.machine();
+            let newer = machine.is_ready() && published != Some(machine.catalog().version);
+            newer.then(|| machine.catalog().clone())
+        };
+        if let Some(catalog) = catalog {
+            published = Some(catalog.version);
+            match Tables::new(&catalog, partitions) {
+                Ok(new) => tables.publish(new),
+                Err(error) => tracing::error!("catalog {} cannot be used: {error}", catalog.version),
+            }
+        }
+        // Either will do: what matters is only that it looks again.
+        let _ = time::timeout(CATALOG_EVERY, changed.notified()).await;
+    }
+}
+
+/// Waits until the cluster serves, and makes the table of memcached's items if it is missing.
+pub async fn prepare(handle: &Handle) {
+    loop {
+        let known = handle.tables().newest();
+        if known.is_known() && known.table(item::TABLE).is_ok() {
+            return;
+        }
+        if known.is_known() {
+            match handle.submit(Request::CreateTable(item::table())).await {
+                Answer::Catalog(version) => {
+                    handle.tables().wait_for(version).await;
+                    continue;
+                }
+                // Another API node was faster.
+                Answer::Failed(failure) if failure.error.code == ErrorCode::TableExists => {}
+                Answer::Failed(failure) => {
+                    tracing::warn!("cannot make table `{}` yet: {}", item::TABLE, failure.error)
+                }
+                other => {
+                    let error =
+                        Error::new(ErrorCode::Internal, format!("CreateTable was answered with {other:?}"));
+                    tracing::error!("{error}");
+                }
+            }
+        }
+        time::sleep(CREATE_WAIT).await;
+    }
+}

@@ -1,0 +1,189 @@
+//! What frontends hold: the way to a thread's cluster client, and what the process knows of the tables.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use twofold_apinode::request::{Answer, Failure, Operations, Options, Request, Results};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    message::Catalog,
+    schema::Schema,
+    time::ClusterTime,
+};
+
+/// Requests that wait for the client's thread to take them; past these their senders wait.
+const WAITING_MAX: usize = 1024;
+
+/// A request on its way, and where its answer goes.
+#[derive(Debug)]
+pub struct Submission {
+    /// The request.
+    pub request: Request,
+    /// Takes the answer; nobody minds if it is not awaited any more.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What the process knows of the cluster's tables.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Version of the catalog.
+    pub version: u64,
+    /// How many partitions a table has; 0 before anything is known.
+    pub partitions: u16,
+    by_name: BTreeMap<String, Arc<Schema>>,
+}
+
+impl Tables {
+    /// The tables of a catalog, laid out.
+    ///
+    /// # Errors
+    /// The first table whose definition makes no sense.
+    pub fn new(catalog: &Catalog, partitions: u16) -> Result<Tables, Error> {
+        let mut by_name = BTreeMap::new();
+        for table in &catalog.tables {
+            let schema =
+                Schema::new(table.clone()).map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.0))?;
+            by_name.insert(table.name.clone(), Arc::new(schema));
+        }
+        Ok(Tables { version: catalog.version, partitions, by_name })
+    }
+
+    /// Whether this is more than nothing.
+    pub fn is_known(&self) -> bool {
+        self.partitions > 0
+    }
+
+    /// The table of this name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NoSuchTable`], or [`ErrorCode::NotServing`] before anything is known.
+    pub fn table(&self, name: &str) -> Result<&Arc<Schema>, Error> {
+        if !self.is_known() {
+            return Err(Error::new(ErrorCode::NotServing, "the cluster's tables are not known yet"));
+        }
+        self.by_name.get(name).ok_or_else(|| {
+            let text = if name.is_empty() {
+                "no table is named".into()
+            } else {
+                format!("there is no table `{name}`")
+            };
+            Error::new(ErrorCode::NoSuchTable, text)
+        })
+    }
+
+    /// All names, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+}
+
+/// The tables that all threads of the process know: whoever learns of a newer catalog publishes it to all.
+#[derive(Clone, Debug, Default)]
+pub struct SharedTables(watch::Sender<Arc<Tables>>);
+
+impl SharedTables {
+    /// Nothing yet.
+    pub fn new() -> SharedTables {
+        SharedTables::default()
+    }
+
+    /// Publishes these unless newer ones are known.
+    pub fn publish(&self, tables: Tables) {
+        self.0.send_if_modified(|known| {
+            let newer = !known.is_known() || tables.version > known.version;
+            if newer {
+                *known = Arc::new(tables);
+            }
+            newer
+        });
+    }
+
+    /// The newest.
+    pub fn newest(&self) -> Arc<Tables> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for this version of the catalog, or a newer one.
+    pub async fn wait_for(&self, version: u64) -> Arc<Tables> {
+        let mut receiver = self.0.subscribe();
+        let tables = receiver.wait_for(|tables| tables.version >= version).await;
+        tables.expect("the sender lives in self").clone()
+    }
+}
+
+/// The way to a thread's cluster client.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    submissions: mpsc::Sender<Submission>,
+    tables: SharedTables,
+    transactions: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// A handle, and the end from which the client's thread takes requests.
+    pub fn new(tables: SharedTables) -> (Handle, mpsc::Receiver<Submission>) {
+        let (submissions, receiver) = mpsc::channel(WAITING_MAX);
+        (Handle { submissions, tables, transactions: Arc::default() }, receiver)
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &SharedTables {
+        &self.tables
+    }
+
+    /// A name for an interactive transaction that no other one of this thread's client has.
+    pub fn new_transaction(&self) -> u64 {
+        self.transactions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands a request over; what is handed over from one task arrives in order. The answer comes through `Pending`.
+    pub async fn begin(&self, request: Request) -> Pending {
+        let (answer, receiver) = oneshot::channel();
+        // If the client is gone, so is the sender of the answer.
+        let _ = self.submissions.send(Submission { request, answer }).await;
+        Pending(receiver)
+    }
+
+    /// Hands a request over and waits for its answer.
+    pub async fn submit(&self, request: Request) -> Answer {
+        self.begin(request).await.answer().await
+    }
+
+    /// Runs operations, each on its own.
+    pub async fn execute(&self, operations: Operations, options: Options) -> Results {
+        let count = usize::from(operations.count);
+        match self.submit(Request::Independent { operations, options }).await {
+            Answer::Operations(results) => results,
+            Answer::Failed(failure) => Results::failed(count, &failure),
+            other => panic!("independent operations were answered with {other:?}"),
+        }
+    }
+
+    /// Now, by this machine's wall clock, for expiries that are relative. What has expired is decided by cluster time.
+    pub fn now() -> ClusterTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        ClusterTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// An answer that is awaited.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Answer>);
+
+impl Pending {
+    /// The answer; [`ErrorCode::Stopping`] if the client has gone.
+    pub async fn answer(self) -> Answer {
+        self.0.await.unwrap_or_else(|_| Answer::Failed(stopping()))
+    }
+}
+
+fn stopping() -> Failure {
+    Error::new(ErrorCode::Stopping, "the API node is stopping").into()
+}

@@ -1,0 +1,367 @@
+//! memcached's protocol over sockets.
+
+use std::{
+    cell::RefCell,
+    io,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::{JoinSet, spawn_local},
+    time::{self, Duration},
+};
+use twofold_apinode::{
+    memcached::{
+        Connection, Counters, Step,
+        item::{self, Items},
+    },
+    request::{Answer, Operations, Options, Request, Results},
+};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::PartitionId,
+    operation::{BodyRef, Operation, OperationKind, Projection, ResultRef},
+    schema::Schema,
+    time::ClusterTime,
+    value::ValueRef,
+    wire::Reader,
+};
+
+use crate::handle::Handle;
+
+/// Bytes read at once, at most.
+const READ_BYTES: usize = 64 << 10;
+/// Wait where accepting fails, for want of descriptors.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+/// Partitions that a flush_all works on at a time.
+const FLUSH_PARTITIONS: usize = 16;
+/// Items that it deletes at a time.
+const FLUSH_ROWS: u32 = 512;
+
+/// What all threads' connections share.
+#[derive(Debug)]
+pub struct Server {
+    port: u16,
+    threads: usize,
+    connections_max: usize,
+    connections: Semaphore,
+    connections_total: AtomicU64,
+    connections_refused: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+    counters: [AtomicU64; Counters::COUNT],
+    started: Instant,
+    /// How often flush_all was said: one that waits for its time gives way to the next.
+    flushes: AtomicU64,
+}
+
+impl Server {
+    /// For so many connections at most; the port and the number of threads are for `stats`.
+    pub fn new(port: u16, threads: usize, connections_max: usize) -> Arc<Server> {
+        Arc::new(Server {
+            port,
+            threads,
+            connections_max,
+            connections: Semaphore::new(connections_max),
+            connections_total: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            started: Instant::now(),
+            flushes: AtomicU64::new(0),
+        })
+    }
+
+    /// Serves connections of one thread until it is dropped. To be called in a runtime for tasks that are not `Send`.
+    pub async fn serve(self: Arc<Server>, listener: TcpListener, handle: Handle) {
+        let thread = Rc::new(Thread {
+            server: self,
+            handle,
+            items: RefCell::new((
+                None,
+                Err(Error::new(ErrorCode::NotServing, "the tables are not known yet")),
+            )),
+            buffer: RefCell::new(vec![0; READ_BYTES]),
+        });
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("memcached: cannot accept a connection: {error}");
+                    time::sleep(ACCEPT_WAIT).await;
+                    continue;
+                }
+            };
+            connections.spawn_local(thread.clone().admit(stream));
+        }
+    }
+
+    fn count(&self, counters: &Counters) {
+        for ((_, count), total) in counters.each().iter().zip(&self.counters) {
+            if *count > 0 {
+                total.fetch_add(*count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn general(&self) -> Vec<(&'static str, String)> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
+        let current = self.connections_max - self.connections.available_permits();
+        let mut figures = vec![
+            ("pid", std::process::id().to_string()),
+            ("uptime", self.started.elapsed().as_secs().to_string()),
+            ("time", (Handle::now().0 / 1000).to_string()),
+            ("version", concat!("1.6.18-twofold-", env!("CARGO_PKG_VERSION")).into()),
+            ("pointer_size", usize::BITS.to_string()),
+            ("max_connections", self.connections_max.to_string()),
+            ("curr_connections", current.to_string()),
+            ("total_connections", load(&self.connections_total)),
+            ("rejected_connections", load(&self.connections_refused)),
+        ];
+        let names = Counters::default().each().map(|(name, _)| name);
+        figures.extend(names.into_iter().zip(self.counters.iter().map(load)));
+        figures.extend([
+            ("bytes_read", load(&self.bytes_read)),
+            ("bytes_written", load(&self.bytes_written)),
+            ("accepting_conns", "1".into()),
+            ("threads", self.threads.to_string()),
+            ("evictions", "0".into()),
+        ]);
+        figures
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("maxconns", self.connections_max.to_string()),
+            ("tcpport", self.port.to_string()),
+            ("udpport", "0".into()),
+            ("evictions", "off".into()),
+            ("num_threads", self.threads.to_string()),
+            ("cas_enabled", "yes".into()),
+            ("binding_protocol", "ascii".into()),
+            ("auth_enabled_sasl", "no".into()),
+            ("item_size_max", twofold_apinode::memcached::command::VALUE_MAX.to_string()),
+            ("flush_enabled", "yes".into()),
+        ]
+    }
+
+    fn reset(&self) {
+        let own = [&self.connections_total, &self.connections_refused, &self.bytes_read, &self.bytes_written];
+        for counter in self.counters.iter().chain(own) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the connections of one thread share.
+struct Thread {
+    server: Arc<Server>,
+    handle: Handle,
+    /// How operations on items are written, as of a version of the catalog.
+    items: RefCell<(Option<u64>, Result<Rc<Items>, Error>)>,
+    /// Where all of them read; what was read is copied to its connection at once, so an idle one holds no buffer.
+    buffer: RefCell<Vec<u8>>,
+}
+
+impl Thread {
+    async fn admit(self: Rc<Thread>, mut stream: TcpStream) {
+        let server = self.server.clone();
+        server.connections_total.fetch_add(1, Ordering::Relaxed);
+        let Ok(_permit) = server.connections.try_acquire() else {
+            server.connections_refused.fetch_add(1, Ordering::Relaxed);
+            // As memcached does; that it may not arrive does no harm.
+            let _ = stream.write_all(b"ERROR Too many open connections\r\n").await;
+            return;
+        };
+        if let Err(error) = self.converse(stream).await {
+            tracing::debug!("memcached: a connection ended: {error}");
+        }
+    }
+
+    async fn converse(self: &Rc<Thread>, mut stream: TcpStream) -> io::Result<()> {
+        // Answers are whole when they are written.
+        stream.set_nodelay(true)?;
+        let mut connection = Connection::new();
+        loop {
+            let items = self.items();
+            let step = connection.step(Handle::now(), items.as_deref().map_err(|error| &*error));
+            // What waits for its answer lets nothing that is answered wait. A client that does not read stays here.
+            self.send(&mut connection, &mut stream).await?;
+            match step {
+                Step::Read => {
+                    if !self.read(&mut connection, &stream).await? {
+                        return Ok(());
+                    }
+                }
+                Step::Execute(operations) => {
+                    let results = self.handle.execute(operations, Options::default()).await;
+                    connection.executed(&results);
+                }
+                Step::FlushAll { at } => match self.flush_all(at).await {
+                    Ok(()) => connection.said(Ok("OK")),
+                    Err(error) => connection.said(Err(&error)),
+                },
+                Step::Stats { kind } => self.stats(&mut connection, &kind),
+                Step::Close => return Ok(()),
+            }
+        }
+    }
+
+    /// The table, as far as it is known now.
+    fn items(&self) -> Result<Rc<Items>, Error> {
+        let tables = self.handle.tables().newest();
+        let mut items = self.items.borrow_mut();
+        if items.0 != Some(tables.version) || items.1.is_err() {
+            let bound = tables.table(item::TABLE).and_then(|schema| Items::new(schema.clone()));
+            *items = (Some(tables.version), bound.map(Rc::new));
+        }
+        items.1.clone()
+    }
+
+    async fn send(&self, connection: &mut Connection, stream: &mut TcpStream) -> io::Result<()> {
+        self.server.count(&connection.take_counters());
+        let bytes = connection.output().len();
+        if bytes > 0 {
+            stream.write_all(connection.output()).await?;
+            connection.sent(bytes);
+            self.server.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// `false` at the end.
+    async fn read(&self, connection: &mut Connection, stream: &TcpStream) -> io::Result<bool> {
+        loop {
+            stream.readable().await?;
+            let mut buffer = self.buffer.borrow_mut();
+            match stream.try_read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(bytes) => {
+                    connection.input().extend_from_slice(&buffer[..bytes]);
+                    self.server.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn stats(&self, connection: &mut Connection, kind: &[u8]) {
+        match kind {
+            b"" => connection.stats(self.server.general()),
+            b"settings" => connection.stats(self.server.settings()),
+            // Nothing is kept in classes of sizes.
+            b"items" | b"slabs" | b"sizes" | b"conns" => connection.stats([("", ""); 0]),
+            b"reset" => {
+                self.server.reset();
+                connection.said(Ok("RESET"));
+            }
+            _ => connection.said(Ok("ERROR")),
+        }
+    }
+
+    async fn flush_all(self: &Rc<Thread>, at: ClusterTime) -> Result<(), Error> {
+        let flush = self.server.flushes.fetch_add(1, Ordering::Relaxed) + 1;
+        let schema = self.items()?.schema().clone();
+        let wait = at.0.saturating_sub(Handle::now().0);
+        if wait == 0 {
+            return delete_all(&self.handle, schema).await;
+        }
+        let this = self.clone();
+        spawn_local(async move {
+            time::sleep(Duration::from_millis(wait)).await;
+            if this.server.flushes.load(Ordering::Relaxed) == flush
+                && let Err(error) = delete_all(&this.handle, schema).await
+            {
+                tracing::warn!("memcached: a flush_all that was said {wait} ms ago failed: {error}");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Deletes the rows that are there now.
+async fn delete_all(handle: &Handle, schema: Arc<Schema>) -> Result<(), Error> {
+    let partitions = handle.tables().newest().partitions;
+    let mut under_way = JoinSet::new();
+    for partition in 0..partitions {
+        if under_way.len() == FLUSH_PARTITIONS {
+            joined(under_way.join_next().await)?;
+        }
+        under_way.spawn(delete_partition(handle.clone(), schema.clone(), PartitionId(partition)));
+    }
+    while let Some(result) = under_way.join_next().await {
+        joined(Some(result))?;
+    }
+    Ok(())
+}
+
+fn joined(result: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Result<(), Error> {
+    match result {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => Err(Error::new(ErrorCode::Internal, format!("flush_all: {error}"))),
+        None => Ok(()),
+    }
+}
+
+async fn delete_partition(handle: Handle, schema: Arc<Schema>, partition: PartitionId) -> Result<(), Error> {
+    let key = schema.primary_key[0].to_le_bytes();
+    let mut program = Vec::new();
+    BodyRef { before: Projection::Columns(&key), ..BodyRef::default() }.encode(&mut program);
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        let step = Request::ScanStep {
+            table: schema.id,
+            schema_version: schema.version,
+            partition,
+            cursor: from,
+            rows: FLUSH_ROWS,
+            program: program.clone(),
+            deadline: None,
+        };
+        let rows = match handle.submit(step).await {
+            Answer::Scan { cursor: next, rows } => {
+                cursor = next;
+                rows
+            }
+            Answer::Failed(failure) => return Err(failure.error),
+            other => panic!("a step of a scan was answered with {other:?}"),
+        };
+        if rows.is_empty() {
+            continue;
+        }
+        let results = handle.execute(deletions(&schema, &rows)?, Options::default()).await;
+        // That someone else has deleted one meanwhile is a result, not a failure.
+        if let Some(failure) = results.iter().find_map(Result::err) {
+            return Err(failure.error.clone());
+        }
+    }
+    Ok(())
+}
+
+fn deletions(schema: &Schema, rows: &Results) -> Result<Operations, Error> {
+    let mut operations = Operations::default();
+    for row in rows.iter() {
+        let row = row.map_err(|failure| failure.error.clone())?;
+        let result = ResultRef::parse(&mut Reader::new(row, "scanned row"))?;
+        let values = result.before.map(|row| row.values()).into_iter().flatten().next();
+        let Some(Ok(ValueRef::Binary(key))) = values else {
+            return Err(Error::new(ErrorCode::Internal, "a scanned item has no key"));
+        };
+        Operation::new(OperationKind::Delete, schema, key.into_owned())?.encode(&mut operations.bytes);
+        operations.count += 1;
+    }
+    Ok(operations)
+}

@@ -1,0 +1,296 @@
+//! A cluster in memory: it executes what frontends ask as the data nodes would, one request after the other.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::mpsc;
+use twofold_apinode::{
+    memcached::item,
+    request::{Answer, End, Failure, Operations, Request, Results, Statement, TransactionToken},
+};
+use twofold_apinode_server::{
+    grpc::convert::refused,
+    handle::{Handle, SharedTables, Submission, Tables},
+};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{Epoch, PartitionId, TableId, TransactionId, Version},
+    key::distribution_hash,
+    message::{Catalog, Coordinator, Outcome, Status, TransactionState},
+    operation::{BodyRef, OperationKind, OperationRef, Refusal},
+    row::RowRef,
+    schema::Schema,
+    time::ClusterTime,
+    wire::Reader,
+};
+use twofold_storage::evaluate::{Action, CurrentRow, append_scanned, evaluate, holds};
+
+/// Few, so that a scan has more than one row in a partition.
+const PARTITIONS: u16 = 4;
+const EPOCH: Epoch = Epoch::new(1, 7);
+
+#[derive(Clone, Debug)]
+struct Stored {
+    body: Vec<u8>,
+    version: Version,
+    expiry: ClusterTime,
+}
+
+type Place = (TableId, Vec<u8>);
+
+/// The cluster.
+pub struct Fake {
+    catalog: Catalog,
+    schemas: BTreeMap<TableId, Arc<Schema>>,
+    tables: SharedTables,
+    rows: BTreeMap<Place, Stored>,
+    commits: u64,
+    /// What to put back, newest last, with the number of the statement that changed it.
+    open: BTreeMap<u64, Vec<(u32, Place, Option<Stored>)>>,
+    /// Errors for the requests to come.
+    faults: Faults,
+}
+
+/// Errors that the next requests fail with, first come first served.
+pub type Faults = Arc<Mutex<Vec<Error>>>;
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+impl Fake {
+    /// An empty one, which has the table for memcached's items.
+    pub fn new() -> Fake {
+        let mut fake = Fake {
+            catalog: Catalog::default(),
+            schemas: BTreeMap::new(),
+            tables: SharedTables::new(),
+            rows: BTreeMap::new(),
+            commits: 0,
+            open: BTreeMap::new(),
+            faults: Faults::default(),
+        };
+        assert!(matches!(fake.answer(Request::CreateTable(item::table())), Answer::Catalog(1)));
+        fake
+    }
+
+    pub fn tables(&self) -> &SharedTables {
+        &self.tables
+    }
+
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    /// Starts answering, as a task of this runtime.
+    pub fn start(mut self) -> Handle {
+        let (handle, mut submissions) = Handle::new(self.tables.clone());
+        tokio::spawn(async move {
+            let submissions: &mut mpsc::Receiver<Submission> = &mut submissions;
+            while let Some(Submission { request, answer }) = submissions.recv().await {
+                // A frontend that has gone needs no answer.
+                let _ = answer.send(self.answer(request));
+            }
+        });
+        handle
+    }
+
+    /// How many transactions are open.
+    pub fn open_transactions(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn answer(&mut self, request: Request) -> Answer {
+        let fault = self.faults.lock().unwrap().pop();
+        if let Some(error) = fault {
+            return Answer::Failed(error.into());
+        }
+        match request {
+            Request::Independent { operations, .. } => Answer::Operations(self.independent(&operations)),
+            Request::Transaction { operations, .. } => {
+                let statement =
+                    Statement { handle: u64::MAX, operations, end: End::Commit, ..Statement::default() };
+                self.open.insert(u64::MAX, Vec::new());
+                let answer = self.statement(statement);
+                self.undo(u64::MAX, 0);
+                self.open.remove(&u64::MAX);
+                answer
+            }
+            Request::Statement(statement) => {
+                if statement.begin.is_some() {
+                    assert!(
+                        self.open.insert(statement.handle, Vec::new()).is_none(),
+                        "a handle is used twice"
+                    );
+                }
+                self.statement(statement)
+            }
+            Request::ScanStep { table, partition, cursor, rows, program, .. } => {
+                self.scan(table, partition, cursor as usize, rows as usize, &program)
+            }
+            Request::Status(token) => Answer::Status(match token.commit_number <= self.commits {
+                true => Status::Decided(Outcome::Committed(EPOCH)),
+                false => Status::Decided(Outcome::Aborted),
+            }),
+            Request::CreateTable(mut table) => {
+                if self.catalog.table(&table.name).is_some() {
+                    return failed(ErrorCode::TableExists, format!("there is a table `{}`", table.name));
+                }
+                self.catalog.next_table += 1;
+                table.id = TableId(self.catalog.next_table);
+                self.schemas.insert(table.id, Arc::new(Schema::new(table.clone()).unwrap()));
+                self.catalog.tables.push(table);
+                self.publish()
+            }
+            Request::DropTable(name) => match self.catalog.table(&name).map(|table| table.id) {
+                Some(id) => {
+                    self.catalog.tables.retain(|table| table.id != id);
+                    self.rows.retain(|place, _| place.0 != id);
+                    self.publish()
+                }
+                None => failed(ErrorCode::NoSuchTable, format!("there is no table `{name}`")),
+            },
+        }
+    }
+
+    fn publish(&mut self) -> Answer {
+        self.catalog.version += 1;
+        self.tables.publish(Tables::new(&self.catalog, PARTITIONS).unwrap());
+        Answer::Catalog(self.catalog.version)
+    }
+
+    fn independent(&mut self, operations: &Operations) -> Results {
+        let mut results = Results::new(operations.count.into());
+        let mut reader = Reader::new(&operations.bytes, "operations");
+        for index in 0..usize::from(operations.count) {
+            self.commits += 1;
+            // What a refusal says is in the result.
+            let (result, _) = self.run(&OperationRef::parse(&mut reader).unwrap(), None);
+            results.set(index, &result);
+        }
+        reader.finish().unwrap();
+        results
+    }
+
+    fn statement(&mut self, statement: Statement) -> Answer {
+        let Statement { handle, number, undo, operations, end, .. } = statement;
+        if !self.open.contains_key(&handle) {
+            return failed(ErrorCode::NoSuchTransaction, "no such transaction is open");
+        }
+        if undo {
+            self.undo(handle, number);
+        }
+        let mut results = Results::new(operations.count.into());
+        let mut reader = Reader::new(&operations.bytes, "operations");
+        for index in 0..usize::from(operations.count) {
+            let operation = OperationRef::parse(&mut reader).unwrap();
+            let (result, refusal) = self.run(&operation, Some((handle, number)));
+            if let Some(refusal) = refusal.filter(|_| operation.kind != OperationKind::Read) {
+                self.undo(handle, number);
+                let error = refused(&self.schemas[&operation.table], refusal);
+                let state = TransactionState::Open;
+                return Answer::Failed(Failure { operation: Some(index as u16), state, ..error.into() });
+            }
+            results.set(index, &result);
+        }
+        let mut answer = |state, epoch, token| Answer::Statement {
+            state,
+            epoch,
+            token,
+            timestamp: 77,
+            results: std::mem::take(&mut results),
+        };
+        match end {
+            End::Stay => answer(TransactionState::Open, Epoch(0), None),
+            End::Commit => {
+                self.commits += 1;
+                self.open.remove(&handle);
+                let token = TransactionToken {
+                    transaction: TransactionId::default(),
+                    commit_number: self.commits,
+                    epoch: EPOCH,
+                    coordinator: Coordinator::default(),
+                    partition: PartitionId(0),
+                };
+                answer(TransactionState::Committed, EPOCH, Some(token))
+            }
+            End::Rollback => {
+                self.undo(handle, 0);
+                self.open.remove(&handle);
+                answer(TransactionState::Aborted, Epoch(0), None)
+            }
+        }
+    }
+
+    fn undo(&mut self, handle: u64, from: u32) {
+        let Some(log) = self.open.get_mut(&handle) else { return };
+        while let Some((_, place, before)) = log.pop_if(|entry| entry.0 >= from) {
+            match before {
+                Some(row) => self.rows.insert(place, row),
+                None => self.rows.remove(&place),
+            };
+        }
+    }
+
+    fn run(&mut self, operation: &OperationRef<'_>, log: Option<(u64, u32)>) -> (Vec<u8>, Option<Refusal>) {
+        let place = (operation.table, operation.key.to_vec());
+        let schema = self.schemas[&operation.table].clone();
+        assert_eq!(distribution_hash(&schema, operation.key).unwrap(), operation.hash);
+        let before = self.rows.get(&place).cloned();
+        let current = before.as_ref().map(|stored| current(&schema, operation.key, stored));
+        let (mut body, mut result) = (Vec::new(), Vec::new());
+        let action = evaluate(&schema, operation, current.as_ref(), Handle::now(), &mut body, &mut result);
+        let version = Version { epoch: EPOCH, number: self.commits + 1 };
+        match action {
+            Ok(Action::Put { expiry }) => {
+                self.rows.insert(place.clone(), Stored { body, version, expiry });
+            }
+            Ok(Action::Delete) => {
+                self.rows.remove(&place);
+            }
+            Ok(Action::Nothing) | Err(_) => return (result, action.err()),
+        }
+        if let Some((handle, statement)) = log {
+            self.open.get_mut(&handle).unwrap().push((statement, place, before));
+        }
+        (result, None)
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        cursor: usize,
+        rows: usize,
+        program: &[u8],
+    ) -> Answer {
+        let schema = &self.schemas[&table];
+        let body = BodyRef::parse(OperationKind::Read, program).unwrap();
+        let here = self.rows.iter().filter(|((of, key), _)| {
+            *of == table && distribution_hash(schema, key).unwrap().partition(PARTITIONS) == partition
+        });
+        let all: Vec<_> = here.collect();
+        let mut found = Results::default();
+        let mut at = cursor;
+        // Two at a time at most, so that even small tests need their cursors.
+        while at < all.len() && found.len() < rows.clamp(1, 2) {
+            let ((_, key), stored) = all[at];
+            let row = current(schema, key, stored);
+            at += 1;
+            if row.is_live(Handle::now()) && holds(&body.conditions, Some(&row)).unwrap() {
+                let mut out = Vec::new();
+                append_scanned(&row, &body, &mut out).unwrap();
+                found.push(&out);
+            }
+        }
+        Answer::Scan { cursor: (at < all.len()).then_some(at as u64), rows: found }
+    }
+}
+
+fn current<'a>(schema: &'a Schema, key: &'a [u8], stored: &'a Stored) -> CurrentRow<'a> {
+    let row = RowRef::new(schema, schema.version, key, &stored.body).unwrap();
+    CurrentRow { row, schema_version: schema.version, version: stored.version, expiry: stored.expiry }
+}
+
+fn failed(code: ErrorCode, text: impl Into<String>) -> Answer {
+    Answer::Failed(Error::new(code, text).into())
+}
