@@ -1,0 +1,435 @@
+//! What goes wrong: never more than the cluster is built to survive.
+//!
+//! A data node is killed only if what it holds is on another one that is `up`, whole, and has been so for a while, and
+//! which is then left in peace for as long as it takes to make a view without the first. Anything else may happen at
+//! any time: a process that stands still or is cut off has lost nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twofold_proto::{
+    ids::NodeId,
+    random::Random,
+    time::{Duration, Time},
+    view::View,
+};
+
+use crate::{
+    scenario::{Profile, WALL_CLOCK_STEP_MAX, WALL_CLOCK_STEPS_MAX},
+    world::{
+        World,
+        process::{Kind, Process, State, Trigger},
+    },
+};
+
+/// How long a node has to have been well before it counts as a refuge.
+const WELL_FOR: Duration = Duration::from_millis(1800);
+/// How long a refuge is left in peace.
+const PEACE: Duration = Duration::from_millis(2500);
+
+/// What makes the faults of a run.
+#[derive(Debug)]
+pub struct Faults {
+    random: Random,
+    profile: Profile,
+    /// How many have happened, by name.
+    pub happened: BTreeMap<&'static str, u64>,
+    /// Until when a host is to be left in peace.
+    peace: BTreeMap<usize, Time>,
+    /// When a host was last unwell, maybe in the future.
+    unwell: BTreeMap<usize, Time>,
+    clocks_set: u64,
+}
+
+/// The newest view that any management node or data node knows.
+pub fn newest_view(world: &World) -> View {
+    let registers = world.processes().iter().filter_map(Process::management_machine);
+    let of_register = registers.map(|node| node.register().view().clone());
+    let nodes = world.processes().iter().filter_map(Process::node_machine);
+    let all = of_register.chain(nodes.map(|node| (**node.view()).clone()));
+    all.max_by_key(|view| view.number).unwrap_or_default()
+}
+
+impl Faults {
+    /// Faults of this profile.
+    pub fn new(random: Random, profile: Profile) -> Faults {
+        Faults {
+            random,
+            profile,
+            happened: BTreeMap::new(),
+            peace: BTreeMap::new(),
+            unwell: BTreeMap::new(),
+            clocks_set: 0,
+        }
+    }
+
+    /// How many have happened.
+    pub fn count(&self) -> u64 {
+        self.happened.values().sum()
+    }
+
+    /// Makes one, if one is possible now.
+    pub fn strike(&mut self, world: &mut World) {
+        let choice = self.random.below(100);
+        let name = match self.profile {
+            Profile::Calm | Profile::Loss => None,
+            Profile::Deaths => match choice {
+                0..60 => self.kill_data(world),
+                60..72 => self.kill_joining(world),
+                72..82 => self.kill_client(world),
+                82..92 => self.stop_data(world),
+                _ => self.cut(world),
+            },
+            Profile::Pauses => match choice {
+                0..75 => self.pause_data(world),
+                75..85 => self.pause_other(world),
+                85..95 => self.kill_data(world),
+                _ => self.set_clock(world),
+            },
+            Profile::Network => match choice {
+                0..35 => self.split(world),
+                35..55 => self.isolate(world),
+                55..75 => self.cut(world),
+                75..90 => self.slow(world),
+                _ => self.kill_data(world),
+            },
+            Profile::Management => match choice {
+                0..35 => self.kill_management(world),
+                35..50 => self.pause_other(world),
+                50..60 => self.isolate(world),
+                60..85 => self.kill_data(world),
+                _ => self.stop_data(world),
+            },
+            Profile::Everything => match choice {
+                0..25 => self.kill_data(world),
+                25..31 => self.kill_joining(world),
+                31..36 => self.kill_client(world),
+                36..40 => self.stop_data(world),
+                40..55 => self.pause_data(world),
+                55..60 => self.pause_other(world),
+                60..70 => self.split(world),
+                70..76 => self.isolate(world),
+                76..84 => self.cut(world),
+                84..90 => self.slow(world),
+                90..97 => self.kill_management(world),
+                _ => self.set_clock(world),
+            },
+        };
+        if let Some(name) = name {
+            *self.happened.entry(name).or_default() += 1;
+        }
+    }
+
+    fn is_in_peace(&self, world: &World, host: usize) -> bool {
+        self.peace.get(&host).is_some_and(|until| *until > world.now())
+    }
+
+    fn disturb(&mut self, host: usize, until: Time) {
+        let unwell = self.unwell.entry(host).or_default();
+        *unwell = (*unwell).max(until);
+    }
+
+    /// Whether the node has what its group holds, and keeps it. If the other one is `up`, this one must have been well
+    /// for so long that no view without it is on its way; else there is no such view.
+    fn is_refuge(&self, world: &World, place: usize, view: &View, other_is_up: bool) -> bool {
+        let process = &world.processes()[place];
+        let unwell = self.unwell.get(&place).copied().unwrap_or_default();
+        let well_for = |span| {
+            world.now() > unwell
+                && world.now().since(process.since) >= span
+                && world.now().since(unwell) >= span
+        };
+        process.state == State::Running
+            && !world.is_armed(place)
+            && view.is_up(process.node)
+            && view.contains(process.node, process.incarnation)
+            && well_for(if other_is_up { WELL_FOR } else { Duration::ZERO })
+    }
+
+    fn place_of(world: &World, node: NodeId) -> usize {
+        let is = |process: &Process| process.node == node && process.kind == Kind::Data;
+        world.processes().iter().position(is).expect("the config's nodes have processes")
+    }
+
+    /// Whether the node may be lost; if so its buddies that hold what it holds are left in peace.
+    fn may_lose(&mut self, world: &World, place: usize) -> bool {
+        let view = newest_view(world);
+        let process = &world.processes()[place];
+        if process.state == State::Down || world.is_armed(place) || self.is_in_peace(world, place) {
+            return false;
+        }
+        let is_up = view.is_up(process.node) && view.contains(process.node, process.incarnation);
+        let config = world.config().clone();
+        let buddies = config.buddies(process.node).map(|node| Faults::place_of(world, node));
+        let refuges: Vec<usize> =
+            buddies.filter(|&buddy| self.is_refuge(world, buddy, &view, is_up)).collect();
+        for &refuge in &refuges {
+            self.peace.insert(refuge, world.now() + PEACE);
+        }
+        !refuges.is_empty()
+    }
+
+    fn pick_data(&mut self, world: &World) -> usize {
+        *self.random.pick(&world.places(Kind::Data))
+    }
+
+    fn trigger(&mut self) -> Option<Trigger> {
+        const TRIGGERS: [Trigger; 8] = [
+            Trigger::Write,
+            Trigger::WriteSet,
+            Trigger::Takeover,
+            Trigger::Doubt,
+            Trigger::Planted,
+            Trigger::Copy,
+            Trigger::View,
+            Trigger::Replicated,
+        ];
+        match self.random.below(4) {
+            0 => None,
+            1 => Some(Trigger::Write),
+            _ => Some(*self.random.pick(&TRIGGERS)),
+        }
+    }
+
+    fn kill_data(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = self.pick_data(world);
+        if !self.may_lose(world, place) {
+            return None;
+        }
+        self.kill(world, place)
+    }
+
+    fn kill(&mut self, world: &mut World, place: usize) -> Option<&'static str> {
+        let host = self.random.one_in(3);
+        self.disturb(place, world.now());
+        match self.trigger() {
+            None => world.kill(place, host),
+            Some(trigger) => world.arm(place, trigger, host),
+        }
+        Some(if host { "host dies" } else { "data node dies" })
+    }
+
+    /// A node that is on its way into the cluster.
+    fn kill_joining(&mut self, world: &mut World) -> Option<&'static str> {
+        let view = newest_view(world);
+        let is_joining = |&place: &usize| {
+            let process = &world.processes()[place];
+            process.state == State::Running && !view.is_up(process.node)
+        };
+        let joining: Vec<usize> = world.places(Kind::Data).into_iter().filter(is_joining).collect();
+        if joining.is_empty() {
+            return self.kill_data(world);
+        }
+        let place = *self.random.pick(&joining);
+        if !self.may_lose(world, place) {
+            return None;
+        }
+        self.kill(world, place).map(|_| "joining node dies")
+    }
+
+    fn stop_data(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = self.pick_data(world);
+        if !self.may_lose(world, place) {
+            return None;
+        }
+        self.disturb(place, world.now());
+        world.stop(place);
+        Some("data node is stopped")
+    }
+
+    fn kill_client(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = *self.random.pick(&world.places(Kind::Client));
+        if world.processes()[place].state == State::Down {
+            return None;
+        }
+        let host = self.random.one_in(3);
+        if self.random.one_in(2) { world.kill(place, host) } else { world.arm(place, Trigger::Write, host) }
+        Some("client dies")
+    }
+
+    fn kill_management(&mut self, world: &mut World) -> Option<&'static str> {
+        let places = world.places(Kind::Management);
+        let leads = |&&place: &&usize| {
+            world.processes()[place].management_machine().is_some_and(|node| node.is_leading())
+        };
+        let leader = places.iter().find(leads).copied();
+        let host = self.random.one_in(4);
+        match self.random.below(6) {
+            0 => places.iter().for_each(|&place| world.kill(place, host)),
+            1..4 => {
+                let place = leader?;
+                if self.random.one_in(2) {
+                    world.kill(place, host);
+                } else {
+                    world.arm(place, Trigger::Write, host);
+                }
+            }
+            _ => world.kill(*self.random.pick(&places), host),
+        }
+        Some("management dies")
+    }
+
+    /// Spans around those at which something changes: heartbeats, leases, failures.
+    fn span(&mut self, world: &World) -> Duration {
+        let config = world.config();
+        let around = |random: &mut Random, span: Duration| {
+            let nanos = span.as_nanos() as u64;
+            Duration::from_nanos(random.between(nanos * 9 / 10, nanos * 12 / 10))
+        };
+        let random = &mut self.random;
+        match random.below(6) {
+            0 => Duration::from_micros(random.between(100, 20_000)),
+            1 | 2 => around(random, config.lease()),
+            3 | 4 => around(random, config.failure()),
+            _ => Duration::from_millis(random.between(600, 3000)),
+        }
+    }
+
+    fn pause_data(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = self.pick_data(world);
+        if self.is_in_peace(world, place) || world.processes()[place].state != State::Running {
+            return None;
+        }
+        let span = self.span(world);
+        self.disturb(place, world.now() + span + Duration::from_millis(100));
+        if self.random.one_in(3) { world.pause_in_turn(place, span) } else { world.pause(place, span) }
+        Some("data node stands still")
+    }
+
+    fn pause_other(&mut self, world: &mut World) -> Option<&'static str> {
+        let kind = *self.random.pick(&[Kind::Management, Kind::Client]);
+        let place = *self.random.pick(&world.places(kind));
+        let span = self.span(world);
+        world.pause(place, span);
+        Some("client or management stands still")
+    }
+
+    /// The hosts that may be disturbed, of all kinds.
+    fn disturbable(&self, world: &World) -> Vec<usize> {
+        let hosts = (0..world.processes().len())
+            .filter(|&place| !matches!(world.processes()[place].kind, Kind::Angel(_)));
+        hosts.filter(|&host| !self.is_in_peace(world, host)).collect()
+    }
+
+    fn block(&mut self, world: &mut World, directions: BTreeSet<(usize, usize)>, span: Duration) {
+        for &(from, to) in &directions {
+            world.network.block(from, to);
+            for host in [from, to] {
+                self.disturb(host, world.now() + span + Duration::from_millis(300));
+            }
+        }
+        world.trace.say(world.now(), || format!("nothing gets through {directions:?} for {span:?}"));
+        if span > Duration::from_secs(5) {
+            // By then the ends have given their connections up.
+            for &(from, to) in &directions {
+                for end in world.network.between(from, to) {
+                    world.cut_after(Duration::from_millis(self.random.between(5000, 6000)), end);
+                }
+            }
+        }
+        world.unblock_after(span, directions);
+    }
+
+    fn long_span(&mut self, world: &World) -> Duration {
+        if self.random.one_in(12) {
+            return Duration::from_millis(self.random.between(5500, 8000));
+        }
+        self.span(world)
+    }
+
+    fn isolate(&mut self, world: &mut World) -> Option<&'static str> {
+        let hosts = self.disturbable(world);
+        let host = *self.random.pick(&hosts);
+        let others = hosts.into_iter().filter(|&other| other != host);
+        let directions = others.flat_map(|other| [(host, other), (other, host)]).collect();
+        let span = self.long_span(world);
+        self.block(world, directions, span);
+        Some("host is cut off")
+    }
+
+    /// Two sides, or some pairs; in both directions, or in one.
+    fn split(&mut self, world: &mut World) -> Option<&'static str> {
+        let mut hosts = self.disturbable(world);
+        if hosts.len() < 2 {
+            return None;
+        }
+        self.random.shuffle(&mut hosts);
+        let one_way = self.random.one_in(3);
+        let mut directions = BTreeSet::new();
+        if self.random.one_in(2) {
+            let (one, other) = hosts.split_at(self.random.between(1, hosts.len() as u64 - 1) as usize);
+            directions.extend(one.iter().flat_map(|&a| other.iter().map(move |&b| (a, b))));
+        } else {
+            for _ in 0..self.random.between(1, 4) {
+                let (a, b) = (*self.random.pick(&hosts), *self.random.pick(&hosts));
+                if a != b {
+                    directions.insert((a, b));
+                }
+            }
+        }
+        if !one_way {
+            directions.extend(directions.clone().into_iter().map(|(a, b)| (b, a)));
+        }
+        let span = self.long_span(world);
+        self.block(world, directions, span);
+        Some("network is split")
+    }
+
+    fn slow(&mut self, world: &mut World) -> Option<&'static str> {
+        let hosts = self.disturbable(world);
+        let factor = *self.random.pick(&[10, 100, 1000]);
+        let span = self.span(world);
+        let mut directions = BTreeSet::new();
+        let host = *self.random.pick(&hosts);
+        let both = self.random.one_in(2);
+        for other in hosts.into_iter().filter(|&other| other != host) {
+            if self.random.one_in(2) {
+                directions.insert((host, other));
+                if both {
+                    directions.insert((other, host));
+                }
+            }
+        }
+        for &(from, to) in &directions {
+            world.network.slow_down(from, to, factor);
+            for host in [from, to] {
+                self.disturb(host, world.now() + span + Duration::from_millis(500));
+            }
+        }
+        world.unblock_after(span, directions);
+        Some("network is slow")
+    }
+
+    fn cut(&mut self, world: &mut World) -> Option<&'static str> {
+        let ends = world.network.all();
+        if ends.is_empty() {
+            return None;
+        }
+        for _ in 0..self.random.between(1, 12) {
+            let end = *self.random.pick(&ends);
+            world.cut(end);
+        }
+        Some("connections are cut")
+    }
+
+    fn set_clock(&mut self, world: &mut World) -> Option<&'static str> {
+        if self.clocks_set == WALL_CLOCK_STEPS_MAX {
+            return None;
+        }
+        self.clocks_set += 1;
+        let place = self.pick_data(world);
+        let by = Duration::from_millis(self.random.below(WALL_CLOCK_STEP_MAX));
+        world.set_wall_clock(place, self.random.one_in(2), by);
+        Some("wall clock is set")
+    }
+
+    /// Kills every member of a group at once.
+    pub fn kill_group(&mut self, world: &mut World) {
+        let config = world.config().clone();
+        let group = twofold_proto::ids::GroupId(self.random.below(config.groups() as u64) as u16);
+        let host = self.random.one_in(2);
+        for node in config.group_nodes(group) {
+            world.kill(Faults::place_of(world, node), host);
+        }
+        *self.happened.entry("node group dies").or_default() += 1;
+    }
+}

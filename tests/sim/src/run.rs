@@ -1,0 +1,597 @@
+//! One seed, from the start of its processes to the verdict.
+//!
+//! 1. All processes start; a client creates the tables.
+//! 2. Clients work, things go wrong, until there has been enough of both.
+//! 3. Everything is healed. Within a bound all nodes have to be `up`, all outcomes known, and nothing under way.
+//! 4. All rows are read, replicas are compared, and each workload judges what its users saw.
+
+use std::collections::BTreeMap;
+
+use twofold_apinode::request::{Answer, Request};
+use twofold_proto::{
+    error::ErrorCode,
+    ids::PartitionId,
+    operation::{BodyRef, Projection},
+    placement::PartitionMap,
+    random::Random,
+    schema::Schema,
+    time::{Duration, Time},
+    value::Value,
+    view::View,
+};
+
+use crate::{
+    checkers::{
+        self, Violation,
+        replicas::{Replicas, RowSummary},
+    },
+    fault::{Faults, newest_view},
+    scenario::{Profile, Scenario, TRANSACTIONS_MIN},
+    workload::{Context, Rows, Step, Workload, rows},
+    world::{
+        Output, World,
+        process::{Kind, Process, State},
+        trace::{Digest, Sink},
+    },
+};
+
+/// How long anything may take that is not disturbed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the work of one round may take, faults and all.
+const WORK_MAX: Duration = Duration::from_secs(300);
+/// How often the primaries are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(7);
+
+/// Tokens of requests that are no user's.
+const OWN: u64 = u64::MAX << 32;
+
+/// What a run was.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Of all that happened.
+    pub digest: u64,
+    /// Inputs of machines.
+    pub steps: u64,
+    /// Transactions answered.
+    pub transactions: u64,
+    /// Faults.
+    pub faults: u64,
+    /// How long it took in true time.
+    pub took: Duration,
+    /// Rare paths, and how often each was taken.
+    pub marks: BTreeMap<String, u64>,
+}
+
+struct User {
+    workload: usize,
+    /// Its number in the workload.
+    number: usize,
+    /// The place of its client.
+    client: usize,
+    /// Counts its requests and its sleeps: answers and wakes of another number are old.
+    serial: u32,
+    busy: bool,
+}
+
+struct Run<'a> {
+    scenario: &'a Scenario,
+    world: World,
+    random: Random,
+    workloads: Vec<Box<dyn Workload>>,
+    users: Vec<User>,
+    faults: Faults,
+    fault_due: Option<u64>,
+    ending: bool,
+    number: u64,
+    /// The answer to the request that is no user's.
+    answer: Option<(u64, Answer)>,
+    own_requests: u64,
+    next_look: Time,
+    transactions: u64,
+    client_marks: BTreeMap<String, u64>,
+}
+
+/// Names of wakes that are no user's.
+const FAULT: u64 = u64::MAX;
+
+/// Runs a scenario.
+///
+/// # Errors
+/// What was violated.
+///
+/// # Panics
+/// Panics where a machine finds its own invariants broken, or the cluster does not come to rest.
+pub fn run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, Violation> {
+    let mut random = Random::new(scenario.seed ^ 0x5eed);
+    let world =
+        World::new(scenario.config.clone(), &scenario.workers, random.fork(), scenario.mutation, sink);
+    let mut run = Run {
+        scenario,
+        world,
+        faults: Faults::new(random.fork(), scenario.profile),
+        random,
+        workloads: Vec::new(),
+        users: Vec::new(),
+        fault_due: None,
+        ending: false,
+        number: 0,
+        answer: None,
+        own_requests: 0,
+        next_look: Time(0),
+        transactions: 0,
+        client_marks: BTreeMap::new(),
+    };
+    run.start();
+    if scenario.profile == Profile::Loss {
+        run.lose_everything()?;
+    } else {
+        let mix = scenario.mix.clone();
+        run.round(&mix)?;
+        run.finish()?;
+    }
+    Ok(run.report())
+}
+
+impl Run<'_> {
+    /// All processes start at about the same time, and the tables are made.
+    fn start(&mut self) {
+        for place in 0..self.world.processes().len() {
+            let late = match self.random.below(10) {
+                0 => self.random.between(100, 3000),
+                _ => self.random.between(0, 200),
+            };
+            self.world.start_after(place, Duration::from_millis(late));
+        }
+        let client = self.world.places(Kind::Client)[0];
+        self.until("the cluster starts", PATIENCE, |run| {
+            run.client_is_ready(client, &[]) && !newest_view(&run.world).members.is_empty()
+        });
+        let mix = self.scenario.mix.clone();
+        let tables = mix.iter().flat_map(|&(mix, _)| self.scenario.workload(mix, 0).tables());
+        for table in tables.collect::<Vec<_>>() {
+            let name = table.name.clone();
+            let answer = self.ask(client, Request::CreateTable(table));
+            assert!(matches!(answer, Answer::Catalog(_)), "table {name} is not made: {answer:?}");
+        }
+    }
+
+    fn client_is_ready(&self, place: usize, tables: &[String]) -> bool {
+        let process = &self.world.processes()[place];
+        process.state == State::Running
+            && process.client_machine().is_some_and(|client| {
+                client.is_ready() && tables.iter().all(|name| client.catalog().table(name).is_some())
+            })
+    }
+
+    /// Asks for something that is no user's, and waits for the answer. Without faults only.
+    fn ask(&mut self, client: usize, request: Request) -> Answer {
+        self.own_requests += 1;
+        let token = OWN | self.own_requests;
+        self.answer = None;
+        self.world.submit(client, token, request);
+        self.until("an answer", PATIENCE, |run| run.answer.as_ref().is_some_and(|(of, _)| *of == token));
+        self.answer.take().expect("just seen").1
+    }
+
+    /// Goes on until something is so.
+    fn until(&mut self, what: &str, patience: Duration, condition: impl Fn(&Run<'_>) -> bool) {
+        let deadline = self.world.now() + patience;
+        let mut check_at = self.world.now();
+        loop {
+            if self.world.now() >= check_at {
+                if condition(self) {
+                    return;
+                }
+                check_at = self.world.now() + Duration::from_millis(1);
+            }
+            assert!(self.world.now() < deadline, "no progress: {what}, in {patience:?}. {}", self.situation());
+            self.advance(check_at);
+        }
+    }
+
+    fn advance(&mut self, until: Time) {
+        let mut outputs = Vec::new();
+        self.world.advance(until, &mut outputs);
+        for output in outputs {
+            self.on_output(output);
+        }
+        if self.world.now() >= self.next_look {
+            self.next_look = self.world.now() + LOOK_EVERY;
+            self.world.check_primaries();
+        }
+    }
+
+    fn on_output(&mut self, output: Output) {
+        match output {
+            Output::Answer { process, token, answer } => {
+                if token & OWN == OWN {
+                    self.answer = Some((token, answer));
+                    return;
+                }
+                let (place, serial) = ((token >> 32) as usize, token as u32);
+                let user = &mut self.users[place];
+                if user.serial != serial || !user.busy || user.client != process {
+                    return;
+                }
+                user.busy = false;
+                let step = self.with_user(place, |workload, number, context| {
+                    workload.answered(number, answer, context)
+                });
+                self.go_on(place, step);
+            }
+            Output::Died { process, .. } => {
+                for place in 0..self.users.len() {
+                    if self.users[place].client == process {
+                        self.with_user(place, |workload, number, context| workload.died(number, context));
+                        self.users[place].busy = false;
+                        self.sleep(place, Duration::from_millis(1));
+                    }
+                }
+            }
+            Output::Wake(FAULT) => self.strike(),
+            Output::Wake(name) => {
+                let (place, serial) = ((name >> 32) as usize, name as u32);
+                let user = self.users.get(place);
+                if user.is_some_and(|user| user.serial == serial && !user.busy) {
+                    self.wake(place);
+                }
+            }
+        }
+    }
+
+    fn tables(&self) -> Vec<String> {
+        self.workloads.iter().flat_map(|workload| workload.tables()).map(|table| table.name).collect()
+    }
+
+    fn wake(&mut self, place: usize) {
+        if !self.client_is_ready(self.users[place].client, &self.tables()) {
+            return self.sleep(place, Duration::from_millis(10));
+        }
+        let step = self.with_user(place, |workload, number, context| workload.next(number, context));
+        self.go_on(place, step);
+    }
+
+    fn with_user<R>(
+        &mut self,
+        place: usize,
+        act: impl FnOnce(&mut dyn Workload, usize, &mut Context<'_>) -> R,
+    ) -> R {
+        let user = &self.users[place];
+        let process = &self.world.processes()[user.client];
+        let nothing = Default::default();
+        let catalog = process.client_machine().map_or(&nothing, |client| client.catalog());
+        let mut context = Context {
+            now: self.world.now(),
+            ending: self.ending,
+            random: &mut self.random,
+            session: process.incarnation,
+            catalog,
+            number: &mut self.number,
+        };
+        act(&mut *self.workloads[user.workload], user.number, &mut context)
+    }
+
+    fn go_on(&mut self, place: usize, step: Step) {
+        let user = &mut self.users[place];
+        user.serial = user.serial.wrapping_add(1);
+        let (client, token) = (user.client, (place as u64) << 32 | u64::from(user.serial));
+        match step {
+            Step::Ask(request) => {
+                user.busy = true;
+                self.world.submit(client, token, request);
+            }
+            Step::Operate(operation) => {
+                user.busy = true;
+                self.world.operate(client, token, operation);
+            }
+            Step::Rest => {
+                let micros = match self.random.below(10) {
+                    0 if !self.ending => self.random.below(self.scenario.rest.as_micros() as u64),
+                    _ => self.random.between(1, 3_000),
+                };
+                self.sleep(place, Duration::from_micros(micros));
+            }
+        }
+    }
+
+    fn sleep(&mut self, place: usize, span: Duration) {
+        let user = &mut self.users[place];
+        user.serial = user.serial.wrapping_add(1);
+        let name = (place as u64) << 32 | u64::from(user.serial);
+        self.world.wake_me(self.world.now() + span, name);
+    }
+
+    /// Users of these workloads begin.
+    fn employ(&mut self, mix: &[(crate::scenario::Mix, usize)]) {
+        self.ending = false;
+        self.workloads.clear();
+        self.users.clear();
+        let clients = self.world.places(Kind::Client);
+        for &(mix, count) in mix {
+            let workload = self.workloads.len();
+            self.workloads.push(self.scenario.workload(mix, count));
+            for number in 0..count {
+                let client = clients[self.users.len() % clients.len()];
+                // No token or wake of an earlier round is one of this.
+                let serial = self.random.next_u64() as u32;
+                self.users.push(User { workload, number, client, serial, busy: false });
+            }
+        }
+        for place in 0..self.users.len() {
+            let micros = self.random.below(20_000);
+            self.sleep(place, Duration::from_micros(micros));
+        }
+    }
+
+    fn finished(&self) -> u64 {
+        self.workloads.iter().map(|workload| workload.finished()).sum()
+    }
+
+    /// Work and faults until there was enough of both.
+    fn round(&mut self, mix: &[(crate::scenario::Mix, usize)]) -> Result<(), Violation> {
+        self.employ(mix);
+        if self.scenario.faults > 0 && self.scenario.profile != Profile::Loss {
+            self.plan_fault();
+        }
+        let wanted = self.scenario.faults;
+        self.until("the work of a round", WORK_MAX, |run| {
+            let faults = run.scenario.profile == Profile::Loss || run.faults.count() >= wanted;
+            run.finished() >= TRANSACTIONS_MIN && faults
+        });
+        self.transactions += self.finished();
+        self.fault_due = None;
+        Ok(())
+    }
+
+    fn plan_fault(&mut self) {
+        let mean = self.scenario.fault_every.as_micros() as u64;
+        // Now and then hard upon the one before.
+        let micros = if self.random.one_in(5) { self.random.below(20_000) } else { self.random.below(2 * mean) };
+        self.fault_due = Some(FAULT);
+        self.world.wake_me(self.world.now() + Duration::from_micros(micros), FAULT);
+    }
+
+    fn strike(&mut self) {
+        if self.fault_due.is_none() || self.ending {
+            return;
+        }
+        self.faults.strike(&mut self.world);
+        // Nobody sleeps while something happens.
+        for place in 0..self.users.len() {
+            if !self.users[place].busy {
+                let micros = self.random.between(1, 3_000);
+                self.sleep(place, Duration::from_micros(micros));
+            }
+        }
+        self.plan_fault();
+    }
+
+    /// Heals everything, and waits until all is quiet and known.
+    fn settle(&mut self) {
+        self.fault_due = None;
+        self.ending = true;
+        self.world.heal_network();
+        self.until("everything heals", PATIENCE, |run| run.is_settled());
+    }
+
+    fn is_settled(&self) -> bool {
+        let settled = |user: &User| !user.busy && self.workloads[user.workload].is_settled(user.number);
+        let view = newest_view(&self.world);
+        self.users.iter().all(settled) && self.are_all_up(&view) && self.is_idle()
+    }
+
+    fn are_all_up(&self, view: &View) -> bool {
+        self.world.processes().iter().filter(|process| process.kind == Kind::Data).all(|process| {
+            process.state == State::Running
+                && view.is_up(process.node)
+                && view.contains(process.node, process.incarnation)
+                && process.node_machine().is_some_and(|node| node.view().number == view.number)
+                && process.worker_machines().all(|worker| worker.view().number == view.number)
+        })
+    }
+
+    fn is_idle(&self) -> bool {
+        let processes = self.world.processes();
+        processes.iter().flat_map(Process::worker_machines).all(|worker| worker.is_idle())
+            && processes.iter().filter_map(Process::client_machine).all(|client| client.is_idle())
+            && processes.iter().all(|process| process.state == State::Running)
+    }
+
+    /// All rows, as a client reads them.
+    fn read_all(&mut self) -> Rows {
+        let client = self.world.places(Kind::Client)[0];
+        let catalog = self.world.processes()[client].client_machine().map(|client| client.catalog().clone());
+        let mut all = Rows::new();
+        for table in &catalog.expect("clients run in the end").tables {
+            let schema = Schema::new(table.clone()).expect("the register checks tables");
+            let mut found = BTreeMap::new();
+            for partition in 0..self.scenario.config.partitions {
+                self.read_partition(client, &schema, PartitionId(partition), &mut found);
+            }
+            all.insert(table.name.clone(), found);
+        }
+        all
+    }
+
+    fn read_partition(
+        &mut self,
+        client: usize,
+        schema: &Schema,
+        partition: PartitionId,
+        found: &mut BTreeMap<u64, rows::Row>,
+    ) {
+        let mut program = Vec::new();
+        BodyRef { before: Projection::All, version: true, ..BodyRef::default() }.encode(&mut program);
+        let mut cursor = 0;
+        loop {
+            let request = Request::ScanStep {
+                table: schema.table().id,
+                schema_version: schema.table().version,
+                partition,
+                cursor,
+                rows: 0,
+                program: program.clone(),
+                deadline: None,
+            };
+            let answer = self.ask(client, request);
+            let Answer::Scan { cursor: next, rows } = answer else { panic!("{partition:?}: {answer:?}") };
+            for bytes in rows.iter() {
+                let read = rows::result(schema, bytes.expect("rows are whole"));
+                let (row, value): (u64, Value) =
+                    read.row.zip(read.before).expect("rows have keys and columns");
+                let twice = found.insert(row, rows::Row { value, version: read.version });
+                assert!(twice.is_none(), "row {row} of {} is in two partitions", schema.table().name);
+            }
+            match next {
+                Some(next) => cursor = next,
+                None => return,
+            }
+        }
+    }
+
+    /// The rows of every replica.
+    fn replicas(&self) -> Replicas {
+        let view = newest_view(&self.world);
+        let map = PartitionMap::new(self.world.config(), &view);
+        let mut replicas = Replicas::new();
+        for partition in (0..map.partitions()).map(PartitionId) {
+            for replica in map.replicas(partition) {
+                let node = replica.endpoint.node;
+                let is = |process: &&Process| process.node == node && process.kind == Kind::Data;
+                let process = self.world.processes().iter().find(is).expect("members have processes");
+                let worker = process.worker_machines().nth(replica.endpoint.worker.0.into());
+                let contents = worker.expect("placed on a worker that runs").store().contents(partition);
+                let summary = |row: twofold_storage::store::RowContent| {
+                    let mut hash = Digest::default();
+                    hash.add_bytes(&row.body);
+                    RowSummary {
+                        table: row.table,
+                        key: row.key,
+                        version: row.version,
+                        expiry: Some(row.expiry).filter(|expiry| expiry.0 > 0),
+                        hash: hash.value(),
+                    }
+                };
+                let rows = contents.into_iter().map(summary).collect();
+                replicas.entry(partition).or_default().insert(node, rows);
+            }
+        }
+        replicas
+    }
+
+    /// Settles, reads everything, compares and judges.
+    fn finish(&mut self) -> Result<(), Violation> {
+        self.settle();
+        checkers::replicas::check(&self.replicas())?;
+        let rows = self.read_all();
+        let now = self.world.now();
+        for workload in &mut self.workloads {
+            workload.judge(&rows, now)?;
+        }
+        Ok(())
+    }
+
+    /// Three rounds: one that is judged, one in the middle of which all members of a group die, and one with the
+    /// cluster that has begun anew, and has to be empty at first.
+    fn lose_everything(&mut self) -> Result<(), Violation> {
+        let mix = self.scenario.mix.clone();
+        self.round(&mix[..1])?;
+        self.finish()?;
+        let before = newest_view(&self.world).restart;
+        self.round(&mix[1..2])?;
+        self.faults.kill_group(&mut self.world);
+        self.ending = true;
+        self.until("the cluster begins anew", PATIENCE, |run| {
+            let view = newest_view(&run.world);
+            view.restart > before && run.are_all_up(&view) && run.users.iter().all(|user| !user.busy)
+        });
+        self.users.clear();
+        self.until("the new cluster comes to rest", PATIENCE, |run| run.is_idle());
+        let old = self.scenario.workload(mix[0].0, 0).tables();
+        let rows = self.read_all();
+        for table in old {
+            assert!(rows[&table.name].is_empty(), "rows of table {} outlived their node group", table.name);
+        }
+        self.round(&mix[2..])?;
+        self.finish()
+    }
+
+    /// Where things stand, for people.
+    fn situation(&self) -> String {
+        let view = newest_view(&self.world);
+        let mut text = format!("At {:?} the view is {view:?}", self.world.now());
+        for process in self.world.processes() {
+            if matches!(process.kind, Kind::Angel(_)) {
+                continue;
+            }
+            text += &format!("\n  {:?} life {} is {:?}", process.node, process.life, process.state);
+            if let Some(node) = process.node_machine() {
+                let view = node.view().number;
+                text += &format!(", {:?} in view {view}, lease {:?}", node.state(), node.lease());
+            }
+            for worker in process.worker_machines() {
+                let partitions = self.scenario.config.partitions;
+                let serves = (0..partitions).filter(|&n| worker.serves(PartitionId(n))).count();
+                let idle = if worker.is_idle() { "idle" } else { "busy" };
+                text += &format!(", worker in view {} serves {serves}, {idle}", worker.view().number);
+            }
+            if let Some(node) = process.management_machine() {
+                text += &format!(", leader {:?}", node.leader());
+            }
+            if let Some(client) = process.client_machine() {
+                text += &format!(", view {}, {} calls", client.view().number, client.in_flight());
+            }
+        }
+        for (place, user) in self.users.iter().enumerate() {
+            let settled = self.workloads[user.workload].is_settled(user.number);
+            if user.busy || !settled {
+                text += &format!("\n  user {place} is busy: {}, settled: {settled}", user.busy);
+            }
+        }
+        text + &format!("\n  {} transactions, faults {:?}", self.finished(), self.faults.happened)
+    }
+
+    fn report(mut self) -> Report {
+        let totals = self.world.totals();
+        let counted = [
+            ("locks were taken from a younger transaction", totals.wounds),
+            ("an operation waited for a lock", totals.lock_waits),
+            ("a lock was waited for in vain", totals.lock_timeouts),
+            ("a row was copied to a joining node", totals.rows_copied),
+            ("a partition was taken over", totals.takeovers),
+            ("a transaction was in doubt", totals.in_doubt),
+            ("a refusal was planted", totals.planted),
+            ("a request came to a worker that did not serve", totals.not_serving),
+            ("an expired row was purged", totals.purged),
+            ("a scan was answered", totals.scans),
+        ];
+        let mut marks = std::mem::take(&mut self.client_marks);
+        for client in self.world.processes().iter().filter_map(Process::client_machine) {
+            let counters = client.counters();
+            let retried = |code: ErrorCode| counters.retried.get(&code).copied().unwrap_or(0);
+            for (name, count) in [
+                ("an outcome was asked for", counters.asked),
+                ("an outcome was reported as pending", counters.pending),
+                ("an outcome was learned late", counters.learned),
+                ("a read was sent again", counters.resent),
+                ("a link was given up by a worker", counters.links_renewed),
+                ("a transaction was tried again after a deadlock", retried(ErrorCode::Deadlock)),
+                ("a transaction was tried again after its primary changed", retried(ErrorCode::PrimaryChanged)),
+            ] {
+                *marks.entry(name.to_string()).or_default() += count;
+            }
+        }
+        let named = self.world.marks.iter().map(|(name, count)| (name.to_string(), *count));
+        let faults = self.faults.happened.iter().map(|(name, count)| (name.to_string(), *count));
+        marks.extend(counted.map(|(name, count)| (name.to_string(), count)));
+        marks.extend(named.chain(faults));
+        Report {
+            digest: self.world.trace.digest.value(),
+            steps: self.world.trace.steps,
+            transactions: self.transactions,
+            faults: self.faults.count(),
+            took: self.world.now().since(Time(0)),
+            marks,
+        }
+    }
+}

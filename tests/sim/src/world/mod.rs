@@ -1,0 +1,548 @@
+//! A simulated world: hosts, their clocks, processes on them, the network between. One thread, one seed, one order of
+//! events; true time is known here and to no machine.
+
+pub mod angel;
+pub mod clock;
+pub mod driver;
+pub mod machine;
+pub mod network;
+pub mod process;
+pub mod trace;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    fmt,
+    sync::Arc,
+};
+
+use twofold_apinode::request::{Answer, Request};
+use twofold_datanode::{mutation::Mutation, worker::Counters};
+use twofold_proto::{
+    config::ClusterConfig,
+    ids::{Incarnation, NodeId, PartitionId},
+    links::LinkInput,
+    message::Life,
+    random::Random,
+    time::{Duration, Time},
+};
+
+use self::{
+    driver::{Driver, Failed},
+    machine::{Actor, Input, Message},
+    network::{End, Item, Network},
+    process::{Kind, Process, State},
+    trace::{Sink, Trace},
+};
+
+/// A machine of a life of a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct MachineId {
+    /// The process's place in the world.
+    pub process: usize,
+    /// Which life of it.
+    pub life: u32,
+    /// Its place in the process: of a data node, 0 is the node's, the workers' follow.
+    pub index: usize,
+    /// The process's name, for people.
+    pub node: NodeId,
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            0 => write!(f, "{:?}/{}", self.node, self.life),
+            index => write!(f, "{:?}/{}w{}", self.node, self.life, index - 1),
+        }
+    }
+}
+
+/// What is to happen at some time.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Event {
+    /// A machine's turn.
+    Turn(MachineId),
+    /// What it wrote leaves.
+    Flush(MachineId),
+    /// Something is due at an end of a connection.
+    Arrive(End),
+    /// The other end of this one is found to be gone.
+    Break(End),
+    /// The connection breaks.
+    Cut(End),
+    Dial(MachineId, Failed),
+    DialFailed(MachineId, Failed),
+    DialTimeout(MachineId, End),
+    Persisted(MachineId),
+    WallClock(usize, u32),
+    Start(usize),
+    Resume(usize, u32),
+    Overdue(usize, u64),
+    Angel(usize, Life),
+    /// These directions work again.
+    Unblock(BTreeSet<(usize, usize)>),
+    /// For whoever runs the world.
+    Wake(u64),
+}
+
+/// What comes out of the world.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// A client answers a request.
+    Answer {
+        /// The client's process.
+        process: usize,
+        /// The request's.
+        token: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A client has died.
+    Died {
+        /// Its process.
+        process: usize,
+        /// Its session.
+        session: Incarnation,
+    },
+    /// The time asked for with [`World::wake_me`].
+    Wake(u64),
+}
+
+/// Counters of all workers that there have been.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals(pub Counters);
+
+impl Totals {
+    /// Adds a worker's.
+    pub fn add(&mut self, counters: &Counters) {
+        let sum = &mut self.0;
+        sum.reads += counters.reads;
+        sum.writes += counters.writes;
+        sum.statements += counters.statements;
+        sum.commits += counters.commits;
+        sum.aborts += counters.aborts;
+        sum.wounds += counters.wounds;
+        sum.lock_waits += counters.lock_waits;
+        sum.lock_timeouts += counters.lock_timeouts;
+        sum.scans += counters.scans;
+        sum.write_sets += counters.write_sets;
+        sum.replicated += counters.replicated;
+        sum.rows_copied += counters.rows_copied;
+        sum.views += counters.views;
+        sum.takeovers += counters.takeovers;
+        sum.in_doubt += counters.in_doubt;
+        sum.planted += counters.planted;
+        sum.not_serving += counters.not_serving;
+        sum.purged += counters.purged;
+    }
+}
+
+/// The world.
+pub struct World {
+    now: Time,
+    random: Random,
+    queue: BinaryHeap<Reverse<(Time, u64)>>,
+    events: BTreeMap<u64, Event>,
+    sequence: u64,
+    serial: u64,
+    pub(crate) network: Network,
+    processes: Vec<Process>,
+    config: Arc<ClusterConfig>,
+    mutation: Option<Mutation>,
+    check_every: u64,
+    outputs: Vec<Output>,
+    totals: Totals,
+    /// Rare things that happened, and how often.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// What happened.
+    pub trace: Trace,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "World at {:?}, {:?}", self.now, self.trace)
+    }
+}
+
+impl World {
+    /// A world with the processes of this config, none of which runs; and as many workers per data node.
+    pub fn new(
+        config: ClusterConfig,
+        workers: &[u16],
+        random: Random,
+        mutation: Option<Mutation>,
+        sink: Option<Sink>,
+    ) -> World {
+        let config = Arc::new(config);
+        let mut world = World {
+            now: Time(1_000_000_000),
+            random,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            serial: 0,
+            network: Network::default(),
+            processes: Vec::new(),
+            config: config.clone(),
+            mutation,
+            check_every: 1,
+            outputs: Vec::new(),
+            totals: Totals::default(),
+            marks: BTreeMap::new(),
+            trace: Trace::to(sink),
+        };
+        for node in &config.management_nodes {
+            world.add_process(Kind::Management, node.id, 0);
+        }
+        for (node, &workers) in config.data_nodes.iter().zip(workers) {
+            world.add_process(Kind::Data, node.id, workers);
+        }
+        for node in &config.api_nodes {
+            world.add_process(Kind::Client, node.id, 0);
+        }
+        for place in 0..world.processes.len() {
+            if world.processes[place].kind == Kind::Data {
+                let node = world.processes[place].node;
+                world.add_process(Kind::Angel(place), node, 0);
+            }
+        }
+        world
+    }
+
+    /// True time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// All processes.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    /// The places of the processes of a kind.
+    pub fn places(&self, kind: Kind) -> Vec<usize> {
+        (0..self.processes.len()).filter(|&place| self.processes[place].kind == kind).collect()
+    }
+
+    /// The config.
+    pub fn config(&self) -> &Arc<ClusterConfig> {
+        &self.config
+    }
+
+    /// Counters of all workers that live and that have died.
+    pub fn totals(&self) -> Counters {
+        let mut totals = self.totals;
+        for worker in self.processes.iter().flat_map(Process::worker_machines) {
+            totals.add(worker.counters());
+        }
+        totals.0
+    }
+
+    pub(crate) fn schedule(&mut self, at: Time, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse((at.max(self.now), self.sequence)));
+        self.events.insert(self.sequence, event);
+    }
+
+    /// Has [`Output::Wake`] come out at this time.
+    pub fn wake_me(&mut self, at: Time, name: u64) {
+        self.schedule(at, Event::Wake(name));
+    }
+
+    /// Heals these directions after a while.
+    pub fn unblock_after(&mut self, span: Duration, directions: BTreeSet<(usize, usize)>) {
+        self.schedule(self.now + span, Event::Unblock(directions));
+    }
+
+    /// Lets the next thing happen. What comes out is appended to `outputs`. False if it would be after `until`, which
+    /// is then now.
+    pub fn advance(&mut self, until: Time, outputs: &mut Vec<Output>) -> bool {
+        match self.queue.peek() {
+            Some(Reverse((at, _))) if *at <= until => {}
+            _ => {
+                self.now = self.now.max(until);
+                return false;
+            }
+        }
+        let Reverse((at, number)) = self.queue.pop().expect("just seen");
+        self.now = self.now.max(at);
+        let event = self.events.remove(&number).expect("events are in both");
+        self.happen(event);
+        outputs.append(&mut self.outputs);
+        true
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Turn(id) => {
+                if self.processes[id.process].state == State::Running {
+                    self.with_driver(id, |world, driver| {
+                        if driver.turn_at == Some(now) && driver.flush_at.is_none() {
+                            world.turn(id, driver);
+                        }
+                    });
+                    self.settle(id.process);
+                }
+            }
+            Event::Flush(id) => {
+                if self.processes[id.process].state == State::Running {
+                    self.with_driver(id, |world, driver| {
+                        if driver.flush_at == Some(now) {
+                            world.flush(id, driver);
+                        }
+                    });
+                    self.settle(id.process);
+                }
+            }
+            Event::Arrive(end) => self.arrive(end),
+            Event::Break(end) => self.transmit(end.other(), Item::End),
+            Event::Cut(end) => self.cut(end),
+            Event::Dial(id, failed) => self.dial(id, failed),
+            Event::DialFailed(id, failed) => _ = self.with_driver(id, |world, driver| {
+                driver.dial_failed(failed);
+                world.wake(id, driver, now);
+            }),
+            Event::DialTimeout(id, end) => self.dial_timeout(id, end),
+            Event::Persisted(id) => self.persisted(id),
+            Event::WallClock(place, life) => self.show_wall_clock(place, life),
+            Event::Start(place) => self.start(place),
+            Event::Resume(place, life) => self.resume(place, life),
+            Event::Overdue(place, serial) => self.overdue(place, serial),
+            Event::Angel(place, gone) => self.start_angel(place, gone),
+            Event::Unblock(directions) => {
+                self.trace.say(now, || format!("the network heals between {directions:?}"));
+                let waiting = self.network.unblock(&directions);
+                self.deliver_stalled(waiting);
+            }
+            Event::Wake(name) => self.outputs.push(Output::Wake(name)),
+        }
+    }
+
+    /// Everything gets through again.
+    pub fn heal_network(&mut self) {
+        let waiting = self.network.heal();
+        self.deliver_stalled(waiting);
+    }
+
+    /// What waited is sent again sooner or later.
+    fn deliver_stalled(&mut self, waiting: Vec<End>) {
+        for end in waiting {
+            let later = Duration::from_micros(self.random.between(100, 200_000));
+            self.schedule(self.now + later, Event::Arrive(end));
+        }
+    }
+
+    fn arrive(&mut self, end: End) {
+        let Some(id) = self.network.arrive(self.now, end) else { return };
+        let now = self.now;
+        self.with_driver(id, |world, driver| {
+            driver.has_arrived(end);
+            world.wake(id, driver, now);
+        });
+    }
+
+    /// This end has room to write again.
+    fn tell_room(&mut self, id: MachineId, end: End) {
+        let now = self.now;
+        self.with_driver(id, |world, driver| {
+            driver.has_room(end);
+            world.wake(id, driver, now);
+        });
+    }
+
+    /// Cuts a connection: what is on its way is lost from anywhere on, and each end notices in its time.
+    pub fn cut(&mut self, end: End) {
+        for end in [end, end.other()] {
+            self.network.lose_in_flight(&mut self.random, end);
+            let later = match self.random.below(6) {
+                0 => self.random.between(100_000, 3_000_000),
+                _ => self.random.between(10, 2_000),
+            };
+            self.schedule(self.now + Duration::from_micros(later), Event::Break(end));
+        }
+    }
+
+    /// Starts a process after a while.
+    pub fn start_after(&mut self, place: usize, span: Duration) {
+        if !matches!(self.processes[place].kind, Kind::Angel(_)) {
+            self.schedule(self.now + span, Event::Start(place));
+        }
+    }
+
+    /// Cuts it after a while.
+    pub fn cut_after(&mut self, span: Duration, end: End) {
+        self.schedule(self.now + span, Event::Cut(end));
+    }
+
+    /// Does something with a machine's driver, if the machine lives.
+    fn with_driver<R>(
+        &mut self,
+        id: MachineId,
+        act: impl FnOnce(&mut World, &mut Driver) -> R,
+    ) -> Option<R> {
+        let process = &mut self.processes[id.process];
+        if process.life != id.life || process.state == State::Down {
+            return None;
+        }
+        let mut driver = process.machines.get_mut(id.index)?.take()?;
+        let result = act(self, &mut driver);
+        self.processes[id.process].machines[id.index] = Some(driver);
+        Some(result)
+    }
+
+    fn local(&self, id: MachineId) -> Time {
+        self.processes[id.process].clock.local(self.now)
+    }
+
+    fn when(&self, id: MachineId, local: Time) -> Time {
+        self.processes[id.process].clock.when(local, self.now)
+    }
+
+    /// From one machine of a process to another.
+    fn post_to(&mut self, from: MachineId, index: usize, message: Message) {
+        let nanos = match self.random.below(32) {
+            0 => self.random.between(1_000, 600_000),
+            _ => self.random.between(200, 12_000),
+        };
+        let due = self.now + Duration::from_nanos(nanos);
+        let id = MachineId { index, ..from };
+        self.with_driver(id, |world, driver| {
+            let due = driver.post(from.index, due, message);
+            world.wake(id, driver, due);
+        });
+    }
+
+    /// From outside.
+    fn post(&mut self, id: MachineId, message: Message) {
+        let due = self.now;
+        let sender = self.processes[id.process].machines.len();
+        self.with_driver(id, |world, driver| {
+            driver.post(sender, due, message);
+            world.wake(id, driver, due);
+        });
+    }
+
+    /// Asks a client. No answer comes if it dies before.
+    pub fn submit(&mut self, place: usize, token: u64, request: Request) {
+        self.post(self.client(place), Message::Submit(token, Box::new(request)));
+    }
+
+    /// Asks a client to run one encoded operation as a transaction of its own.
+    pub fn operate(&mut self, place: usize, token: u64, operation: Vec<u8>) {
+        self.post(self.client(place), Message::Operation(token, operation));
+    }
+
+    fn client(&self, place: usize) -> MachineId {
+        let process = &self.processes[place];
+        assert_eq!(process.kind, Kind::Client, "{:?} takes no requests", process.node);
+        MachineId { process: place, life: process.life, index: 0, node: process.node }
+    }
+
+    fn record(&mut self, id: MachineId, input: &Input<'_>) {
+        self.trace.steps += 1;
+        let digest = &mut self.trace.digest;
+        digest.add(self.now.0);
+        digest.add((id.process as u64) << 32 | id.index as u64);
+        match input {
+            Input::Timer => digest.add(1),
+            Input::Link(LinkInput::Frame { header, payload, .. }) => {
+                digest.add(header.number);
+                digest.add_bytes(payload);
+            }
+            Input::Link(_) => digest.add(2),
+            Input::Message(_) => digest.add(3),
+        }
+        if self.trace.is_read() {
+            let what = match input {
+                Input::Link(LinkInput::Frame { link, header, payload }) => {
+                    let messages = twofold_proto::link::Messages::new(payload).filter_map(Result::ok);
+                    let kinds: Vec<String> = messages.map(|message| describe(&message)).collect();
+                    format!("{link:?} frame {} ack {}: {}", header.number, header.acknowledged, kinds.join(", "))
+                }
+                other => format!("{other:?}"),
+            };
+            self.trace.say(self.now, || format!("{id} < {what}"));
+        }
+    }
+
+    /// Panics if two workers believe at this moment that they may serve one partition.
+    pub fn check_primaries(&self) {
+        let mut serving: BTreeMap<PartitionId, MachineId> = BTreeMap::new();
+        for (place, process) in self.processes.iter().enumerate() {
+            let local = process.clock.local(self.now);
+            for (index, driver) in process.machines.iter().enumerate() {
+                let Some(Driver { actor: Actor::Worker(worker), .. }) = driver else { continue };
+                if local >= worker.lease_until() {
+                    continue;
+                }
+                for partition in (0..self.config.partitions).map(PartitionId) {
+                    if !worker.serves(partition) {
+                        continue;
+                    }
+                    let id = MachineId { process: place, life: process.life, index, node: process.node };
+                    if let Some(other) = serving.insert(partition, id) {
+                        panic!("{partition:?} is served by {other} and by {id}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn describe(message: &twofold_proto::link::Message<'_>) -> String {
+    use twofold_proto::message::{self, Kind as K};
+    fn show<T: serde::de::DeserializeOwned + fmt::Debug>(body: &[u8]) -> String {
+        message::control::<T>(body).map_or_else(|error| error.to_string(), |value| format!("{value:?}"))
+    }
+    let Ok(kind) = K::from_number(message.kind) else { return format!("kind {}", message.kind) };
+    let body = message.body;
+    let text = match kind {
+        K::ViewOrd => show::<twofold_proto::view::View>(body),
+        K::StatusReq => show::<message::StatusReq>(body),
+        K::StatusConf => show::<message::StatusConf>(body),
+        K::TransactionRef => show::<message::TransactionRef>(body),
+        K::ExecuteRef => show::<message::ExecuteRef>(body),
+        K::UndoOrd => show::<message::UndoOrd>(body),
+        K::WoundOrd => show::<message::WoundOrd>(body),
+        K::EndOrd => show::<twofold_proto::ids::TransactionId>(body),
+        K::PrepareReq => show::<message::PrepareReq>(body),
+        K::PrepareConf => show::<message::PrepareConf>(body),
+        K::PrepareRef => show::<message::PrepareRef>(body),
+        K::DecideReq => show::<message::DecideReq>(body),
+        K::DecideConf => show::<message::DecideConf>(body),
+        K::OutcomeReq => show::<message::OutcomeReq>(body),
+        K::OutcomeConf => show::<message::OutcomeConf>(body),
+        K::ReplicaStateOrd => show::<message::ReplicaStateOrd>(body),
+        K::EpochOrd => show::<message::EpochOrd>(body),
+        K::EpochDoneRep => show::<message::EpochDoneRep>(body),
+        K::ReportOrd => show::<message::ReportOrd>(body),
+        K::GoneOrd | K::GoneRep => show::<message::GoneOrd>(body),
+        K::StopOrd => show::<message::StopOrd>(body),
+        K::WriteSetReq => {
+            let mut reader = twofold_proto::wire::Reader::new(body, "write set");
+            let mut participants = Vec::new();
+            let header = message::WriteSetHeader::parse(&mut reader, &mut participants);
+            format!("{header:?} {participants:?}")
+        }
+        K::DecideOrd => format!("{:?}", message::DecideOrd::parse(body)),
+        K::TransactionReq => {
+            let mut reader = twofold_proto::wire::Reader::new(body, "transaction");
+            format!("{:?}", message::TransactionReq::parse(&mut reader))
+        }
+        K::ExecuteReq => {
+            let mut reader = twofold_proto::wire::Reader::new(body, "execute");
+            format!("{:?}", message::ExecuteReq::parse(&mut reader))
+        }
+        K::TransactionConf => {
+            let mut reader = twofold_proto::wire::Reader::new(body, "transaction");
+            format!("{:?}", message::TransactionConf::parse(&mut reader))
+        }
+        K::WriteReq => {
+            let mut reader = twofold_proto::wire::Reader::new(body, "write");
+            format!("{:?}", message::IndependentWrite::parse(&mut reader))
+        }
+        _ => String::new(),
+    };
+    format!("{kind:?} {text}")
+}
