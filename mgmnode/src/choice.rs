@@ -7,7 +7,7 @@ use std::{
 
 use twofold_proto::{
     config::ClusterConfig,
-    ids::{GroupId, NodeId, ViewNumber},
+    ids::{GroupId, NodeId},
     message::{Life, ReportOrd},
     view::{Member, MemberState, View},
 };

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use twofold_proto::ids::Incarnation;
+use twofold_proto::ids::{Incarnation, ViewNumber};
 
 use super::*;
 use crate::testing::{config, life, show_view, view};

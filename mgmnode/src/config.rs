@@ -138,6 +138,73 @@ pub fn read(file: &str, text: &str) -> Result<ClusterConfig, ConfigError> {
     }
 }
 
+/// The config as a file that says everything. [`read`] gives the same config again.
+pub fn write(config: &ClusterConfig) -> String {
+    let mut text = String::new();
+    let mut section = |head: &str, settings: &[(&str, String)]| {
+        let gap = if text.is_empty() { "" } else { "\n" };
+        text += &format!("{gap}{head}\n");
+        for (key, value) in settings {
+            text += &format!("{key} = {value}\n");
+        }
+    };
+    // Names and hosts are of characters that need no escape.
+    let quoted = |text: &str| format!("\"{text}\"");
+    section(
+        "[cluster]",
+        &[
+            ("name", quoted(&config.name)),
+            ("replicas", config.replicas.to_string()),
+            ("data_memory", quoted(&size_text(config.data_memory))),
+            ("heartbeat_ms", config.heartbeat_ms.to_string()),
+            ("lease_ms", config.lease_ms.to_string()),
+            ("failure_ms", config.failure_ms.to_string()),
+            ("epoch_ms", config.epoch_ms.to_string()),
+            ("lock_wait_timeout_ms", config.lock_wait_timeout_ms.to_string()),
+            ("idle_transaction_ms", config.idle_transaction_ms.to_string()),
+        ],
+    );
+    for node in &config.management_nodes {
+        let settings = [
+            ("id", node.id.to_string()),
+            ("host", quoted(&node.address.host)),
+            ("port", node.address.port.to_string()),
+            ("web_port", node.web_port.to_string()),
+        ];
+        section("[[mgm]]", &settings);
+    }
+    for node in &config.data_nodes {
+        let settings = [
+            ("id", node.id.to_string()),
+            ("host", quoted(&node.address.host)),
+            ("port", node.address.port.to_string()),
+            ("workers", node.workers.to_string()),
+        ];
+        section("[[data]]", &settings);
+    }
+    for node in &config.api_nodes {
+        let settings = [
+            ("id", node.id.to_string()),
+            ("host", quoted(&node.host)),
+            ("grpc_port", node.grpc_port.to_string()),
+            ("memcached_port", node.memcached_port.to_string()),
+            ("sql_port", node.sql_port.to_string()),
+            ("metrics_port", node.metrics_port.to_string()),
+            ("threads", node.threads.to_string()),
+        ];
+        section("[[api]]", &settings);
+    }
+    text
+}
+
+/// A size in the largest unit that tells it exactly; [`read`] takes whole KiB only.
+fn size_text(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB")];
+    let exact = units.into_iter().find(|(shift, _)| bytes.is_multiple_of(1 << shift));
+    let (shift, unit) = exact.unwrap_or((10, "KiB"));
+    format!("{}{unit}", bytes >> shift)
+}
+
 /// A table of the file that holds settings; without one, all are defaults.
 #[derive(Clone, Copy)]
 struct Section<'a> {

@@ -114,6 +114,20 @@ threads = 5
 }
 
 #[test]
+fn what_is_written_reads_the_same() {
+    let three = (1..=3).map(|id| format!("[[mgm]]\nid = {id}\nhost = \"m{id}\"\n")).collect::<String>();
+    let size =
+        |size: &str| format!("[cluster]\ndata_memory = \"{size}\"\nepoch_ms = 7\n{three}{TWO}workers = 3\n");
+    for text in [TWO.to_string(), size("2TiB"), size("1025GiB"), size("16MiB"), size("20000KiB")] {
+        let config = read("t.toml", &text).unwrap();
+        let written = write(&config);
+        assert_eq!(read("t.toml", &written), Ok(config), "{written}");
+        assert_eq!(written.matches('=').count(), 9 + 4 * written.matches("[[mgm]]").count() + 2 * 4 + 7);
+    }
+    assert_eq!(size_text(3 << 29), "1536MiB");
+}
+
+#[test]
 fn unknown_names_are_refused_with_the_nearest_known_one() {
     check(
         &format!("[cluster]\nreplicsa = 2\nfoo = 1\n[cluser]\n[other]\n{TWO}prt = 1\n"),

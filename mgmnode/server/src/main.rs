@@ -1,2 +1,153 @@
 //! The management node's process.
-fn main() {}
+
+mod owner;
+mod service;
+mod store;
+
+use std::{fmt::Display, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use twofold_grpc::management::management_server::ManagementServer;
+use twofold_mgmnode::{config, node::ManagementNode};
+use twofold_proto::{
+    config::{Address, ClusterConfig},
+    ids::{NodeId, WorkerId},
+};
+use twofold_runtime::{
+    Directory, Driver, EXIT_DO_NOT_RESTART, Listener, Mailbox, Metrics, clock, listener, logging, recorder,
+    signals, thread,
+};
+
+use crate::{
+    owner::{Administration, Process},
+    service::Service,
+    store::Store,
+};
+
+/// A management node of Twofold: keeps the cluster's config, views and catalog, and decides who is in.
+///
+/// Run 1, 3 or 5 of them, each with the same config file and a directory of its own, which has to survive restarts.
+/// Data nodes, API nodes and the `twofold` command find the cluster by their addresses.
+#[derive(Parser)]
+#[command(name = "twofold-mgmnode", version)]
+struct Arguments {
+    /// The config of the cluster; `twofold config explain` tells what it can say.
+    #[arg(long, env = "TWOFOLD_CONFIG", default_value = "twofold.toml")]
+    config: PathBuf,
+    /// Which of the config's management nodes this is.
+    #[arg(long, env = "TWOFOLD_ID", default_value_t = 1)]
+    id: u16,
+    /// Where it keeps the register. Never let two nodes share it, and never give a node an empty one that had another.
+    #[arg(long, env = "TWOFOLD_DIR")]
+    dir: PathBuf,
+    /// How log lines look: text or json.
+    #[arg(long, env = "TWOFOLD_LOG_FORMAT", default_value_t)]
+    log_format: logging::Format,
+    /// What is logged: error, warn, info, debug, trace, or levels per module.
+    #[arg(long, env = "TWOFOLD_LOG", default_value = "info")]
+    log: String,
+}
+
+/// Why the process ends.
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+/// A failure that starting again would not mend.
+fn setting(error: impl Display) -> Failure {
+    Failure { code: EXIT_DO_NOT_RESTART, text: error.to_string() }
+}
+
+fn failure(error: impl Display) -> Failure {
+    Failure { code: 1, text: error.to_string() }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = logging::init(arguments.log_format, &arguments.log) {
+        eprintln!("--log {}: {error}", arguments.log);
+        return ExitCode::from(EXIT_DO_NOT_RESTART);
+    }
+    recorder::install();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            tracing::error!("{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, Address), Failure> {
+    let file = arguments.config.display().to_string();
+    let text =
+        std::fs::read_to_string(&arguments.config).map_err(|error| setting(format!("{file}: {error}")))?;
+    let config = config::read(&file, &text).map_err(setting)?;
+    let own = config.management_nodes.iter().find(|node| node.id == NodeId(arguments.id));
+    let ids: Vec<String> = config.management_nodes.iter().map(|node| node.id.to_string()).collect();
+    let missing =
+        || setting(format!("{file} has no [[mgm]] with id = {}; it has {}", arguments.id, ids.join(", ")));
+    let address = own.map(|node| node.address.clone()).ok_or_else(missing)?;
+    Ok((config, address))
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let (config, address) = read_config(arguments)?;
+    let (store, stored) = Store::open(&arguments.dir).map_err(failure)?;
+    let machine = ManagementNode::new(config.clone(), NodeId(arguments.id), clock::incarnation(), &stored)
+        .map_err(failure)?;
+    let directory = Directory::new();
+    for node in &config.management_nodes {
+        directory.set(node.id, host_and_port(&node.address));
+    }
+    let mailbox = Mailbox::new();
+    let administration = Administration::new(mailbox.clone());
+    let process = Process::new(store, mailbox.clone(), &administration).map_err(failure)?;
+    let metrics = Metrics::new().driver("register");
+    let door = mailbox.door();
+    let machine_mailbox = mailbox.clone();
+    let machine = thread::spawn("register", move || {
+        Driver::new(machine, process, machine_mailbox, directory, metrics).run()
+    })
+    .map_err(failure)?;
+    thread::runtime().map_err(failure)?.block_on(serve(
+        &host_and_port(&address),
+        door,
+        Service::new(config, administration),
+    ))?;
+    mailbox.stop();
+    match machine.join() {
+        Ok(ended) => ended.map_err(failure),
+        Err(_) => Err(failure("the machine of the register has panicked")),
+    }
+}
+
+fn host_and_port(address: &Address) -> String {
+    match address.host.contains(':') {
+        true => format!("[{}]:{}", address.host, address.port),
+        false => format!("{}:{}", address.host, address.port),
+    }
+}
+
+/// Lets nodes and people in until the system asks to stop.
+async fn serve(address: &str, door: twofold_runtime::mailbox::Door, service: Service) -> Result<(), Failure> {
+    let mut stop = signals::StopRequests::catch().map_err(failure)?;
+    let socket = listener::bind(address).await.map_err(failure)?;
+    let mut listener = Listener::new([(WorkerId::NODE, door)]);
+    let others = listener.others();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(twofold_grpc::DESCRIPTORS)
+        .build_v1()
+        .map_err(failure)?;
+    let people = tonic::transport::Server::builder()
+        .add_service(reflection)
+        .add_service(ManagementServer::new(service))
+        .serve_with_incoming(others);
+    tracing::info!("listening on {address}");
+    tokio::select! {
+        () = listener.serve(socket) => Err(failure("the listener has ended")),
+        ended = people => Err(failure(format!("the gRPC server has ended: {ended:?}"))),
+        () = stop.next() => Ok(()),
+    }
+}

@@ -8,3 +8,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub mod v1 {
     tonic::include_proto!("twofold.v1");
 }
+
+/// The management interface.
+#[allow(missing_docs, reason = "generated; the comments of the .proto file say what they have to")]
+pub mod management {
+    tonic::include_proto!("twofold.management.v1");
+}

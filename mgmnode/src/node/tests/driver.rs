@@ -456,7 +456,7 @@ impl Driver {
     }
 
     fn round(&mut self) {
-        if self.now.0 / 1_000_000 % 50 == 0 {
+        if (self.now.0 / 1_000_000).is_multiple_of(50) {
             self.report();
         }
         self.break_cut();
