@@ -224,13 +224,12 @@ fn conversations_over_sockets() {
 fn memcached_says_the_same() {
     let address =
         std::env::var("TWOFOLD_MEMCACHED").expect("TWOFOLD_MEMCACHED is host:port").parse().unwrap();
-    for (said, heard) in TABLE {
-        let clean: String = ["a", "b"].map(|key| format!("delete {key}\r\n")).concat();
-        say(address, clean.as_bytes());
-        // memcached hangs up on one that has hung up, so the end is said.
-        let half = !said.ends_with('\n');
-        let said = if half { said.to_string() } else { format!("{said}quit\r\n") };
-        assert_eq!(say(address, said.as_bytes()).replace("1.6.18", "V"), *heard, "to {said:?}");
+    // It hangs up at once on one that hangs up in the middle of a request, and says nothing more.
+    let whole = TABLE.iter().filter(|(said, _)| said.ends_with('\n'));
+    for (said, heard) in whole {
+        say(address, b"delete a noreply\r\ndelete b noreply\r\nquit\r\n");
+        let answer = say(address, format!("{said}quit\r\n").as_bytes());
+        assert_eq!(answer.replace("1.6.18", "V"), *heard, "to {said:?}");
     }
 }
 
