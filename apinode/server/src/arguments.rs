@@ -69,7 +69,7 @@ fn address(text: &str) -> Result<String, String> {
             Ok(format!("{text}:{MANAGEMENT_PORT}"))
         }
         Some((host, port))
-            if bracketed != !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+            if bracketed == host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
         {
             Ok(text.into())
         }

@@ -94,49 +94,11 @@ async fn live(
     section: &ApiNodeConfig,
 ) -> Result<(), Failure> {
     let mut stops = StopRequests::catch()?;
-    let cores = || available_parallelism().map_or(1, |cores| cores.get() as u16);
-    let threads = if section.threads > 0 { section.threads } else { cores() };
-    let host = &section.host;
     let metrics = Metrics::new();
-    let address = format!("{host}:{}", section.metrics_port);
+    let address = format!("{}:{}", section.host, section.metrics_port);
     spawn_local(metrics.clone().serve(listener::bind(&address).await.map_err(setting)?));
-    let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
-    let (directory, tables) = (Directory::new(), SharedTables::new());
-    cluster::fill_directory(&directory, config);
-    let (report, mut reports) = mpsc::unbounded_channel();
-    let mut mailboxes = Vec::new();
-    // One socket that shares its port with nobody, to find out whether another process has it.
-    for port in [section.grpc_port, section.memcached_port] {
-        drop(
-            bind(host, port, false)
-                .await
-                .map_err(setting)?
-                .listen(1)
-                .map_err(|error| taken(host, port, &error))?,
-        );
-    }
-    for place in 0..threads {
-        let sockets = Sockets {
-            grpc: bind(host, section.grpc_port, true).await.map_err(setting)?,
-            memcached: bind(host, section.memcached_port, true).await.map_err(setting)?,
-        };
-        let mailbox = Mailbox::new();
-        mailboxes.push(mailbox.clone());
-        let connect = Connect {
-            own: Endpoint::new(section.id, WorkerId(place)),
-            config: config.clone(),
-            directory: directory.clone(),
-            tables: tables.clone(),
-            mailbox,
-        };
-        let name = format!("api{place}");
-        let (metrics, memcached, report) = (metrics.driver(&name), memcached.clone(), report.clone());
-        thread::spawn(&name, move || async move {
-            let ended = serve(connect, metrics, sockets, memcached, &report).await;
-            // The process that does not listen any more is about to end.
-            let _ = report.send(Report::Ended(ended.map_err(|error| error.to_string())));
-        })?;
-    }
+    let (mailboxes, mut reports) = start(arguments, config, section, &metrics).await?;
+    let threads = mailboxes.len();
     let (mut serving, mut running) = (0, threads);
     let mut deadline = None;
     while running > 0 {
@@ -151,10 +113,9 @@ async fn live(
                 Report::Serves => {
                     serving += 1;
                     if serving == threads {
-                        tracing::info!(
-                            "node {} of cluster «{}» serves gRPC on {host}:{}, memcached on {host}:{}, with {threads} threads",
-                            section.id, config.name, section.grpc_port, section.memcached_port
-                        );
+                        let ApiNodeConfig { id, host, grpc_port, memcached_port, .. } = section;
+                        let ports = format!("gRPC on {host}:{grpc_port}, memcached on {host}:{memcached_port}");
+                        tracing::info!("node {id} of cluster «{}» serves {ports}, with {threads} threads", config.name);
                     }
                 }
                 Report::Ended(Ok(())) => running -= 1,
@@ -179,12 +140,59 @@ async fn live(
     Ok(())
 }
 
-fn setting(error: io::Error) -> Failure {
-    Failure::Setting(error.to_string())
+type Started = (Vec<Mailbox<Message>>, mpsc::UnboundedReceiver<Report>);
+
+/// Starts the threads.
+async fn start(
+    arguments: &Arguments,
+    config: &Arc<ClusterConfig>,
+    section: &ApiNodeConfig,
+    metrics: &Metrics,
+) -> Result<Started, Failure> {
+    let cores = || available_parallelism().map_or(1, |cores| cores.get() as u16);
+    let threads = if section.threads > 0 { section.threads } else { cores() };
+    let host = &section.host;
+    for port in [section.grpc_port, section.memcached_port] {
+        // A socket that shares its port with nobody finds out whether another process has it.
+        let alone = bind(host, port, false).await.map_err(setting)?;
+        drop(
+            alone
+                .listen(1)
+                .map_err(|error| Failure::Setting(format!("cannot listen on {host}:{port}: {error}")))?,
+        );
+    }
+    let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
+    let (directory, tables) = (Directory::new(), SharedTables::new());
+    cluster::fill_directory(&directory, config);
+    let (report, reports) = mpsc::unbounded_channel();
+    let mut mailboxes = Vec::new();
+    for place in 0..threads {
+        let sockets = Sockets {
+            grpc: bind(host, section.grpc_port, true).await.map_err(setting)?,
+            memcached: bind(host, section.memcached_port, true).await.map_err(setting)?,
+        };
+        let mailbox = Mailbox::new();
+        mailboxes.push(mailbox.clone());
+        let connect = Connect {
+            own: Endpoint::new(section.id, WorkerId(place)),
+            config: config.clone(),
+            directory: directory.clone(),
+            tables: tables.clone(),
+            mailbox,
+        };
+        let name = format!("api{place}");
+        let (metrics, memcached, report) = (metrics.driver(&name), memcached.clone(), report.clone());
+        thread::spawn(&name, move || async move {
+            let ended = serve(connect, metrics, sockets, memcached, &report).await;
+            // The process that does not listen any more is about to end.
+            let _ = report.send(Report::Ended(ended.map_err(|error| error.to_string())));
+        })?;
+    }
+    Ok((mailboxes, reports))
 }
 
-fn taken(host: &str, port: u16, error: &io::Error) -> Failure {
-    Failure::Setting(format!("cannot listen on {host}:{port}: {error}"))
+fn setting(error: io::Error) -> Failure {
+    Failure::Setting(error.to_string())
 }
 
 async fn bind(host: &str, port: u16, shared: bool) -> io::Result<TcpSocket> {

@@ -164,12 +164,15 @@ impl Server {
     }
 }
 
+/// How operations on items are written, or why they cannot be.
+type Bound = Result<Rc<Items>, Error>;
+
 /// What the connections of one thread share.
 struct Thread {
     server: Arc<Server>,
     handle: Handle,
     /// How operations on items are written, as of a version of the catalog.
-    items: RefCell<(Option<u64>, Result<Rc<Items>, Error>)>,
+    items: RefCell<(Option<u64>, Bound)>,
     /// Where all of them read; what was read is copied to its connection at once, so an idle one holds no buffer.
     buffer: RefCell<Vec<u8>>,
 }
@@ -195,7 +198,7 @@ impl Thread {
         let mut connection = Connection::new();
         loop {
             let items = self.items();
-            let step = connection.step(Handle::now(), items.as_deref().map_err(|error| &*error));
+            let step = connection.step(Handle::now(), items.as_deref());
             // What waits for its answer lets nothing that is answered wait. A client that does not read stays here.
             self.send(&mut connection, &mut stream).await?;
             match step {
@@ -219,7 +222,7 @@ impl Thread {
     }
 
     /// The table, as far as it is known now.
-    fn items(&self) -> Result<Rc<Items>, Error> {
+    fn items(&self) -> Bound {
         let tables = self.handle.tables().newest();
         let mut items = self.items.borrow_mut();
         if items.0 != Some(tables.version) || items.1.is_err() {
