@@ -1,2 +1,167 @@
 //! The command for people.
-fn main() {}
+
+mod client;
+mod show;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+use twofold_grpc::management::{GetConfigRequest, RestartNodeRequest, StopNodeRequest};
+use twofold_mgmnode::config;
+
+use crate::client::{Client, Failure};
+
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks at a Twofold cluster and runs it.
+#[derive(Parser)]
+#[command(name = "twofold", version)]
+struct Arguments {
+    /// A management node, or several with commas between them; the first that answers is asked.
+    #[arg(
+        long,
+        global = true,
+        env = "TWOFOLD_MGM",
+        default_value = "127.0.0.1:1186",
+        value_name = "HOST:PORT,…"
+    )]
+    mgm: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows all nodes: groups, states, addresses, and who leads.
+    Show {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says how the cluster is; exits with 0 if all serves, 1 if something is missing, 2 if it does not serve.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stops nodes and starts them anew.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Reads and explains configs.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Tells the version of this command.
+    Version,
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Asks a node to stop, after it has handed over what it serves.
+    Stop(NodeChoice),
+    /// Asks a node to stop and start again.
+    Restart(NodeChoice),
+}
+
+#[derive(clap::Args)]
+struct NodeChoice {
+    /// Its name, such as data1, or its id.
+    node: String,
+    /// Even if it is the last of its group that serves: the data of the group is lost.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Checks a config file, and tells each fault with its line.
+    Check {
+        /// The file.
+        #[arg(default_value = "twofold.toml")]
+        file: PathBuf,
+    },
+    /// Explains every setting, with its default.
+    Explain,
+    /// Prints the config that the management node runs with, complete with defaults.
+    Show,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(Failure(text)) => {
+            eprintln!("twofold: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Version => println!("twofold {}", env!("CARGO_PKG_VERSION")),
+        Command::Config { command: ConfigCommand::Explain } => print!("{}", config::explain()),
+        Command::Config { command: ConfigCommand::Check { file } } => check(&file)?,
+        Command::Config { command: ConfigCommand::Show } => {
+            let config = call(&arguments.mgm, async |client| client.config(GetConfigRequest {}).await)?;
+            print!("{}", config.toml);
+        }
+        Command::Show { json } => {
+            let shown = call(&arguments.mgm, async |client| client.show().await)?;
+            print!("{}", if json { show::json(&shown) } else { show::table(&shown) });
+        }
+        Command::Status { json } => {
+            let shown = call(&arguments.mgm, async |client| client.show().await)?;
+            print!("{}", if json { show::status_json(&shown) } else { show::status(&shown) });
+            return Ok(ExitCode::from(show::health(&shown) as u8));
+        }
+        Command::Node { command: NodeCommand::Stop(NodeChoice { node, force }) } => {
+            let request = StopNodeRequest { node: node.clone(), force };
+            call(&arguments.mgm, async |client| client.stop(request.clone()).await)?;
+            println!("{node} was asked to stop");
+        }
+        Command::Node { command: NodeCommand::Restart(NodeChoice { node, force }) } => {
+            let request = RestartNodeRequest { node: node.clone(), force };
+            call(&arguments.mgm, async |client| client.restart(request.clone()).await)?;
+            println!("{node} was asked to start anew");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(file: &std::path::Path) -> Result<(), Failure> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| Failure(format!("{name}: {error}")))?;
+    let config =
+        config::read(&name, &text).map_err(|error| Failure(format!("the config is wrong\n{error}")))?;
+    println!(
+        "{name} is right: cluster «{}», {} management, {} data and {} API nodes, {} replicas",
+        config.name,
+        config.management_nodes.len(),
+        config.data_nodes.len(),
+        config.api_nodes.len(),
+        config.replicas
+    );
+    Ok(())
+}
+
+/// Runs a command to its end.
+fn finish<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure(format!("cannot start: {error}")))?;
+    runtime.block_on(command)
+}
+
+/// Asks a management node.
+fn call<T>(addresses: &str, call: impl AsyncFnOnce(&mut Client) -> Result<T, Failure>) -> Result<T, Failure> {
+    finish(async {
+        let mut client = Client::connect(addresses, CALL_TIMEOUT).await?;
+        call(&mut client).await
+    })
+}
