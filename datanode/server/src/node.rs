@@ -1,0 +1,232 @@
+//! The child process: the node's machine and its workers, a thread each, and the port.
+
+use std::{
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::mpsc, task::spawn_local, time};
+use twofold_datanode::{
+    local::{FromWorker, ToWorker},
+    node::{self, Event, Node, Settings},
+    worker::{self, Worker},
+};
+use twofold_proto::{
+    config::{ClusterConfig, DataNodeConfig},
+    ids::{Endpoint, Incarnation, NodeId, WorkerId},
+    limits::WORKERS_MAX,
+};
+use twofold_runtime::{
+    Clock, Directory, Driver, Listener, Mailbox, Metrics, Owner, angel, bootstrap, listener, recorder,
+    signals::StopRequests, thread,
+};
+
+use crate::{EXIT_RESTART, Failure, arguments::Arguments, directory};
+
+/// How often the node is told what the wall clock says.
+const WALL_CLOCK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the node's machine is told by this process.
+#[derive(Debug)]
+enum ToNode {
+    Worker(FromWorker),
+    WallClock(u64),
+    Stop,
+}
+
+/// How the node wants to end.
+#[derive(Debug)]
+struct Exit {
+    restart: bool,
+    refused: bool,
+    reason: String,
+}
+
+/// Runs this life of the node; returns the exit code.
+pub fn run(arguments: &Arguments, incarnation: Incarnation) -> Result<u8, Failure> {
+    angel::die_with_parent()?;
+    recorder::install();
+    let _lock = directory::lock(&arguments.dir, "node.lock")?;
+    let config = Arc::new(bootstrap::learn_config(&arguments.mgm));
+    let section = arguments.section(&config)?;
+    let exit = thread::runtime()?.block_on(live(arguments, &config, section, incarnation))?;
+    if exit.restart {
+        tracing::warn!("this life ends, the next one begins: {}", exit.reason);
+        Ok(EXIT_RESTART)
+    } else if exit.refused {
+        Err(Failure::Setting(exit.reason))
+    } else {
+        tracing::info!("ends: {}", exit.reason);
+        Ok(0)
+    }
+}
+
+/// Starts everything, and waits for the end.
+async fn live(
+    arguments: &Arguments,
+    config: &Arc<ClusterConfig>,
+    section: &DataNodeConfig,
+    incarnation: Incarnation,
+) -> Result<Exit, Failure> {
+    let host = arguments.bind.as_ref().unwrap_or(&section.address.host);
+    let setting = |error: std::io::Error| Failure::Setting(error.to_string());
+    let port = listener::bind(&format!("{host}:{}", section.address.port)).await.map_err(setting)?;
+    let metrics = Metrics::new();
+    if let Some(address) = &arguments.metrics {
+        spawn_local(metrics.clone().serve(listener::bind(address).await.map_err(setting)?));
+    }
+    let mut stops = StopRequests::catch()?;
+    let workers = workers(arguments, section);
+    let (mailbox, mut exits) = start(config, section.id, incarnation, workers, &metrics, port)?;
+    tracing::info!(
+        "node {} of cluster «{}» listens on {host}:{} with {workers} workers",
+        section.id,
+        config.name,
+        section.address.port
+    );
+    let mut clock = time::interval(WALL_CLOCK_EVERY);
+    loop {
+        let message = tokio::select! {
+            exit = exits.recv() => {
+                return exit.ok_or_else(|| Failure::System("the node's thread has ended".into()));
+            }
+            () = stops.next() => ToNode::Stop,
+            _ = clock.tick() => ToNode::WallClock(wall_clock()),
+        };
+        if mailbox.send(message).is_err() {
+            return Err(Failure::System("the node's thread has ended".into()));
+        }
+    }
+}
+
+fn workers(arguments: &Arguments, section: &DataNodeConfig) -> u16 {
+    let cores =
+        || available_parallelism().map_or(1, |cores| cores.get().min(usize::from(WORKERS_MAX)) as u16);
+    let configured = Some(section.workers).filter(|&workers| workers > 0);
+    arguments.workers.or(configured).unwrap_or_else(cores)
+}
+
+/// Milliseconds since 1970.
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where the nodes of the config listen.
+fn directory(config: &ClusterConfig) -> Directory {
+    let directory = Directory::new();
+    let management = config.management_nodes.iter().map(|node| (node.id, &node.address));
+    for (id, address) in management.chain(config.data_nodes.iter().map(|node| (node.id, &node.address))) {
+        directory.set(id, format!("{}:{}", address.host, address.port));
+    }
+    directory
+}
+
+/// Starts the threads of the machines, and opens the port.
+fn start(
+    config: &Arc<ClusterConfig>,
+    id: NodeId,
+    incarnation: Incarnation,
+    workers: u16,
+    metrics: &Metrics,
+    port: tokio::net::TcpListener,
+) -> Result<(Mailbox<ToNode>, mpsc::UnboundedReceiver<Exit>), Failure> {
+    let directory = directory(config);
+    let node = Mailbox::<ToNode>::new();
+    let mailboxes: Vec<Mailbox<ToWorker>> = (0..workers).map(|_| Mailbox::new()).collect();
+    let (exit, exits) = mpsc::unbounded_channel();
+    // It knows the time before its first step.
+    let _ = node.send(ToNode::WallClock(wall_clock()));
+    for (place, mailbox) in mailboxes.iter().enumerate() {
+        let (config, mailbox, directory) = (config.clone(), mailbox.clone(), directory.clone());
+        let name = format!("worker{place}");
+        let (metrics, owner) = (metrics.driver(&name), WorkerOwner { node: node.clone() });
+        let own = Endpoint::new(id, WorkerId(place as u16));
+        let memory = config.data_memory / u64::from(workers);
+        thread::spawn(&name, move || {
+            let worker = Worker::new(config, own, incarnation, memory);
+            Driver::new(worker, owner, mailbox, directory, metrics).run()
+        })?;
+    }
+    let mut doors = vec![(WorkerId::NODE, node.door())];
+    doors.extend((0..).map(WorkerId).zip(mailboxes.iter().map(Mailbox::door)));
+    let settings = Settings { config: config.clone(), id, incarnation, workers };
+    let (mailbox, metrics) = (node.clone(), metrics.driver("node"));
+    thread::spawn("node", move || {
+        let machine = Node::new(Clock.now(), settings);
+        let owner = NodeOwner { workers: mailboxes, exit };
+        Driver::new(machine, owner, mailbox, directory, metrics).run()
+    })?;
+    spawn_local(Listener::new(doors).serve(port));
+    Ok((node, exits))
+}
+
+struct NodeOwner {
+    workers: Vec<Mailbox<ToWorker>>,
+    exit: mpsc::UnboundedSender<Exit>,
+}
+
+impl Owner<Node> for NodeOwner {
+    type Message = ToNode;
+
+    fn input(message: ToNode) -> node::Input<'static> {
+        match message {
+            ToNode::Worker(said) => node::Input::Worker(said),
+            ToNode::WallClock(millis) => node::Input::WallClock(millis),
+            ToNode::Stop => node::Input::Stop { graceful: true },
+        }
+    }
+
+    fn timer() -> node::Input<'static> {
+        node::Input::Timer
+    }
+
+    fn effect(&mut self, effect: node::Effect) {
+        match effect {
+            node::Effect::Worker { worker, message } => {
+                // A worker that has ended does not answer, which the node notices.
+                let _ = self.workers[usize::from(worker.0)].send(message);
+            }
+            node::Effect::Exit { restart, refused, reason } => {
+                // Who waits for it ends the process.
+                let _ = self.exit.send(Exit { restart, refused, reason });
+            }
+            node::Effect::Event(event) => log(&event),
+            node::Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Malformed { .. } | Event::Hangs { .. } | Event::StopsServing => tracing::warn!("{event}"),
+        _ => tracing::info!("{event}"),
+    }
+}
+
+struct WorkerOwner {
+    node: Mailbox<ToNode>,
+}
+
+impl Owner<Worker> for WorkerOwner {
+    type Message = ToWorker;
+
+    fn input(message: ToWorker) -> worker::Input<'static> {
+        worker::Input::Node(message)
+    }
+
+    fn timer() -> worker::Input<'static> {
+        worker::Input::Timer
+    }
+
+    fn effect(&mut self, effect: worker::Effect) {
+        match effect {
+            worker::Effect::Node(said) => {
+                // Without the node's thread the process is about to end.
+                let _ = self.node.send(ToNode::Worker(said));
+            }
+            worker::Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
+        }
+    }
+}
