@@ -24,7 +24,7 @@ const KEPT_BYTES_MAX: usize = 1 << 20;
 impl Node {
     pub(super) fn on_link(&mut self, now: Time, input: LinkInput<'_>, effects: &mut Vec<Effect>) {
         match input {
-            LinkInput::Hello { connection, hello } => self.on_hello(connection, &hello, effects),
+            LinkInput::Hello { connection, hello } => self.on_hello(now, connection, &hello, effects),
             LinkInput::Connected { link, incarnation, received } => {
                 match self.links.connected(link, incarnation, received) {
                     Ok(()) => self.greet(now, link),
@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    fn on_hello(&mut self, connection: u64, hello: &Hello, effects: &mut Vec<Effect>) {
+    fn on_hello(&mut self, now: Time, connection: u64, hello: &Hello, effects: &mut Vec<Effect>) {
         let (link, reply) = match self.objection(hello) {
             Some(refusal) => (None, refusal),
             None => {
@@ -78,7 +78,7 @@ impl Node {
         };
         effects.push(Effect::Link(LinkEffect::Answer { connection, link, reply }));
         if let Some(link) = link {
-            self.line(link);
+            self.greet(now, link);
         }
     }
 
@@ -105,7 +105,8 @@ impl Node {
         if self.management.contains_key(&link.peer().node) {
             self.report_to(now, id);
         } else {
-            self.line(id);
+            // Not only with the next tick: when the peer soon counts, no lease has to wait for its acknowledgement.
+            self.send_heartbeat(now, id);
         }
     }
 

@@ -128,9 +128,13 @@ impl Node {
         }
         let links: Vec<LinkId> = self.peers.values().filter_map(|peer| peer.link).collect();
         for id in links {
-            if let Some(link) = self.line(id) {
-                link.send(Kind::HeartbeatReq as u8, 0, |out| out.put_u64(now.0));
-            }
+            self.send_heartbeat(now, id);
+        }
+    }
+
+    pub(super) fn send_heartbeat(&mut self, now: Time, id: LinkId) {
+        if let Some(link) = self.line(id) {
+            link.send(Kind::HeartbeatReq as u8, 0, |out| out.put_u64(now.0));
         }
     }
 

@@ -274,3 +274,17 @@ fn a_management_node_started_anew_gets_a_new_link() {
     net.run(200);
     assert_eq!(net.report(11).life, life(11));
 }
+
+/// While a new buddy is not counted yet its acknowledgement is there already: the lease has no gap when it counts.
+#[test]
+fn a_buddy_that_begins_to_count_costs_no_lease() {
+    let mut net = Net::new(&config(&[11, 12], 2));
+    net.run(10);
+    net.publish(view(1, &[(11, Up)]));
+    net.run(1010);
+    net.publish(view(2, &[(11, Up), (12, Syncing)]));
+    assert_eq!(net.node(11).lease(), Time(u64::MAX));
+    net.publish(view(3, &[(11, Up), (12, Ready)]));
+    assert_eq!(net.node(11).lease(), ms(1260));
+    assert!(!net.events.contains(&(NodeId(11), Event::StopsServing)));
+}
