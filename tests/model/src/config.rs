@@ -193,10 +193,14 @@ impl Config {
         Config::new("tc-apart", &[0, 1], &[1, 0], 2, &[Up; 3], 3, 2)
     }
 
-    /// p is handed over from node 1 to node 0, which comes back, and one of them may be dropped then. q and the TC
-    /// are on node 0 or elsewhere.
+    /// p is handed over from node 1 to node 0, the TC; then one of them may be dropped. q is elsewhere.
     pub fn hand_over() -> Config {
         Config::new("hand-over", &[0, 1], &[2], 0, &[Ready, Up, Up], 3, 1)
+    }
+
+    /// The same with the TC at q.
+    pub fn hand_over_there() -> Config {
+        Config::new("hand-over-there", &[0, 1], &[2], 2, &[Ready, Up, Up], 3, 1)
     }
 
     /// The same with the TC on a node of its own, which may be dropped too.
@@ -274,6 +278,7 @@ impl Config {
             Config::two_groups(),
             Config::apart(),
             Config::hand_over(),
+            Config::hand_over_there(),
             Config::hand_over_apart(),
             Config::rejoin(),
             Config::rejoin_apart(),

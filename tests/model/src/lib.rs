@@ -3,6 +3,7 @@
 //! One transaction with two participants, its client, its TC, all replicas, the register of views, and every
 //! interleaving of them: see docs/model.md for what is abstracted and what was found.
 
+pub mod check;
 pub mod config;
 mod coordinator;
 mod properties;

@@ -20,6 +20,14 @@ pub fn all() -> Vec<Property<Model>> {
         Property::always("one primary serves", one_primary),
         // There are no loops, so what can't stop anywhere before gets to the end.
         Property::always("no end with the outcome open", progress),
+        Property::sometimes("a commit is told", |_: &Model, state: &State| state.client.knows == Some(true)),
+        Property::sometimes("an abort is told", |_: &Model, state: &State| state.client.knows == Some(false)),
+        Property::sometimes("a takeover commits", |_: &Model, state: &State| {
+            state.seen[0] && state.said.is_none()
+        }),
+        Property::sometimes("a client learns the outcome from a participant", |_: &Model, state: &State| {
+            state.client.knows.is_some() && state.said.is_none()
+        }),
     ]
 }
 

@@ -3,9 +3,10 @@
 use crate::config::{Config, Member, Partition, Party, REPLICAS, View};
 
 /// What a replica has of the transaction.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Record {
     /// Nothing.
+    #[default]
     None,
     /// Operations and locks, not prepared: at a primary only.
     Operations,
@@ -44,9 +45,10 @@ impl Record {
 }
 
 /// What a worker is for its partition.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Role {
     /// Not the primary under its view.
+    #[default]
     Backup,
     /// The primary, not serving yet.
     Reconciling,
@@ -68,7 +70,7 @@ pub struct Peer {
 }
 
 /// A worker.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct WorkerState {
     /// The newest view that it has adopted.
     pub view: u8,
@@ -94,26 +96,6 @@ pub struct WorkerState {
     pub asked: Option<Party>,
     /// In doubt: the other participant is prepared.
     pub other_prepared: bool,
-}
-
-impl WorkerState {
-    /// A worker that has nothing.
-    pub fn new() -> WorkerState {
-        WorkerState {
-            view: 0,
-            record: Record::None,
-            role: Role::Backup,
-            since: 0,
-            copied: false,
-            peers: Default::default(),
-            prepare: false,
-            decide: None,
-            asked_by: None,
-            client_asks: false,
-            asked: None,
-            other_prepared: false,
-        }
-    }
 }
 
 /// The transaction at its TC.
@@ -219,7 +201,7 @@ impl State {
     /// The transaction's operations are done, nothing is prepared.
     pub fn first(config: &Config) -> State {
         let worker = |party| {
-            let mut worker = WorkerState::new();
+            let mut worker = WorkerState::default();
             if config
                 .partition(party)
                 .is_some_and(|partition| config.primary(&config.first, partition) == party)

@@ -419,14 +419,19 @@ impl Model {
 
     /// Nothing is prepared here: whoever asks is refused, and the refusal binds.
     fn resume_refused(&self, state: &mut State, primary: Party) {
+        if matches!(state.at(primary).record, Record::Forgotten(_)) {
+            self.confirm_decision(state, primary);
+            // The session's mark is past it: «finished», which nobody has to hear.
+            if state.client.knows.is_some() {
+                let worker = state.at_mut(primary);
+                (worker.asked_by, worker.client_asks) = (None, false);
+            }
+        }
         let worker = state.at(primary);
         let asked = worker.asked_by.is_some() || worker.client_asks;
         if asked && worker.record != Record::Refused && !self.breaks(Mutation::NotFoundIsAborted) {
             state.at_mut(primary).record = Record::Refused;
             self.stream(state, primary, Record::Refused);
-        }
-        if matches!(state.at(primary).record, Record::Forgotten(_)) {
-            self.confirm_decision(state, primary);
         }
         let binds = match state.at(primary).record {
             Record::Refused => {
