@@ -31,7 +31,7 @@ pub enum ToWorker {
         /// Cluster time.
         time: ClusterTime,
     },
-    /// Answer with [`FromWorker::Alive`]: the watchdog's question.
+    /// Answer with [`Word::Alive`]: the watchdog's question.
     AreYouThere(u64),
 }
 

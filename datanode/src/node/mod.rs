@@ -5,7 +5,7 @@
 //!
 //! - *A lease is taken back for sure.* A worker holds its lease until it has read that it is shorter, so wherever
 //!   somebody else relies on that (a new buddy that is to be counted, a goodbye) the node first has every worker's
-//!   answer to a question that it asked after it told them ([`Workers::all_answered`]).
+//!   answer to a question that it asked after it told them (`Workers::all_answered`).
 //! - *A node is level before it serves.* Epochs are complete when the `up` members say so; members that are not `up`
 //!   coordinate nothing and are primary of nothing, so nobody waits for them. A node that becomes `up` may
 //!   therefore know an older epoch than one that is complete, and must stamp nothing with it: it serves once it has had
