@@ -1,6 +1,8 @@
 //! The command for people.
 
 mod client;
+mod data;
+mod local;
 mod show;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -55,6 +57,18 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Lists, shows, creates and drops tables.
+    Table(data::Table),
+    /// Prints a row. Exits with 3 if there is none.
+    Get(data::Get),
+    /// Puts a row, whether there is one of its key or not.
+    Set(data::Set),
+    /// Deletes a row. Exits with 3 if there is none.
+    Delete(data::Delete),
+    /// Prints the rows of a table, in no order.
+    Scan(data::Scan),
+    /// Starts and handles a cluster of processes on this machine, to try, develop and test.
+    Cluster(local::Cluster),
     /// Tells the version of this command.
     Version,
 }
@@ -129,6 +143,12 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             call(&arguments.mgm, async |client| client.restart(request.clone()).await)?;
             println!("{node} was asked to start anew");
         }
+        Command::Table(command) => return finish(command.run()),
+        Command::Get(command) => return finish(command.run()),
+        Command::Set(command) => return finish(command.run()),
+        Command::Delete(command) => return finish(command.run()),
+        Command::Scan(command) => return finish(command.run()),
+        Command::Cluster(command) => return finish(local::run(command)),
     }
     Ok(ExitCode::SUCCESS)
 }
