@@ -1,5 +1,7 @@
 //! Requests of clients that need no TC apart: committed reads, independent writes, scans; and their sessions.
 
+use std::sync::Arc;
+
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Incarnation, PartitionId, TransactionId},
@@ -41,6 +43,10 @@ impl Worker {
         body: &[u8],
     ) -> Result<(), Malformed> {
         match kind {
+            Kind::ViewOrd => {
+                self.adopt_view(Arc::new(message::control(body)?));
+                Ok(())
+            }
             Kind::ReadReq => self.on_read(client, body),
             Kind::WriteReq => self.on_write(client, body),
             Kind::TransactionReq => self.on_transaction(client, body),

@@ -49,7 +49,7 @@ use twofold_proto::{
     wire::Malformed,
 };
 use twofold_storage::{
-    lock::{LockTable, Woken},
+    lock::{LockId, LockTable, Woken},
     store::Store,
 };
 
@@ -149,7 +149,7 @@ struct ClientPeer {
 #[derive(Debug)]
 enum Task {
     /// A lock was granted, or something else changed: go on with the local transaction's statement.
-    Resume { slot: u32, transaction: TransactionId },
+    Resume { slot: u32, transaction: TransactionId, lock: LockId },
     /// For the TC here: a part of a statement is done.
     Executed { transaction: TransactionId, statement: u32, results: Vec<(u16, Vec<u8>)> },
     /// For the TC here: a part of a statement failed.
@@ -567,7 +567,7 @@ impl Worker {
     fn run_tasks(&mut self) {
         while let Some(task) = self.tasks.pop_front() {
             match task {
-                Task::Resume { slot, transaction } => self.resume(slot, transaction),
+                Task::Resume { slot, transaction, lock } => self.resume(slot, transaction, lock),
                 Task::Executed { transaction, statement, results } => {
                     self.on_executed(self.own, transaction, statement, results);
                 }

@@ -215,12 +215,12 @@ impl Worker {
         self.run_statement(slot, bytes);
     }
 
-    /// A lock was granted: goes on with the statement that waited for it.
-    pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId) {
+    /// A lock was granted: goes on with the statement that waited for it, unless that has ended meanwhile.
+    pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId, lock: LockId) {
         let Some(local) = self.locals.get_mut(slot).filter(|local| local.id == transaction) else { return };
-        let Some(statement) = &mut local.statement else { return };
-        let Some(lock) = statement.waits.take() else { return };
-        local.hold(lock);
+        let statement = local.statement.as_mut().filter(|statement| statement.waits == Some(lock));
+        let Some(statement) = statement else { return };
+        statement.waits = None;
         let parked = std::mem::take(&mut local.parked);
         self.run_statement(slot, &parked);
         if let Some(local) = self.locals.get_mut(slot)
@@ -499,10 +499,11 @@ impl Worker {
 
     /// Turns what the lock table let through into tasks.
     pub(super) fn wake(&mut self) {
-        for (_, slot) in self.woken.granted.drain(..) {
-            if let Some(local) = self.locals.get(slot) {
-                self.tasks.push_back(Task::Resume { slot, transaction: local.id });
-            }
+        for (lock, slot) in self.woken.granted.drain(..) {
+            let local = self.locals.get_mut(slot).expect("who has ended waits for no lock");
+            // From now on it has the lock to release, whatever comes before it goes on.
+            local.hold(lock);
+            self.tasks.push_back(Task::Resume { slot, transaction: local.id, lock });
         }
         self.tasks.extend(self.woken.observers.drain(..).map(Task::Observer));
     }

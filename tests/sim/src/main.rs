@@ -9,12 +9,16 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::Mutex,
+    thread::ThreadId,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Parser;
 use twofold_datanode::mutation::Mutation;
 use twofold_sim::{run::run, scenario::Scenario};
+
+/// Where each thread panicked last.
+static PLACES: Mutex<Vec<(ThreadId, String)>> = Mutex::new(Vec::new());
 
 /// Simulates whole clusters.
 #[derive(Parser, Debug)]
@@ -72,7 +76,11 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
         Ok(Err(violation)) => violation.to_string(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default()
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+            let places = PLACES.lock().expect("no thread panics with it");
+            let here = |(thread, _): &&(ThreadId, String)| *thread == std::thread::current().id();
+            let place = places.iter().rfind(here).map_or("", |(_, place)| place);
+            format!("{place}: {}", text.unwrap_or_default())
         }
     };
     let with = arguments.mutation.as_ref().map(|name| format!(" --mutation {name}")).unwrap_or_default();
@@ -85,10 +93,11 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if !arguments.trace {
-        // What a run panics with is told with its seed.
-        std::panic::set_hook(Box::new(|_| ()));
-    }
+    // What a run panics with is told with its seed.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        PLACES.lock().expect("no thread panics with it").push((std::thread::current().id(), place));
+    }));
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
     let first = arguments.seed.unwrap_or(fresh);
     let started = Instant::now();

@@ -38,7 +38,7 @@ use crate::{
 /// How long anything may take that is not disturbed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the work of one round may take, faults and all.
-const WORK_MAX: Duration = Duration::from_secs(300);
+const WORK_MAX: Duration = Duration::from_secs(90);
 /// How often the primaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(7);
 

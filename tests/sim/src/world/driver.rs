@@ -187,7 +187,6 @@ enum Source {
 impl World {
     /// One turn of a machine: steps it with what is there. What it wrote leaves now or a little later.
     pub(super) fn turn(&mut self, id: MachineId, driver: &mut Driver) {
-        driver.turn_at = None;
         self.take_broken(id, driver);
         let mut sources: Vec<Source> = (0..driver.mail.len())
             .filter(|&sender| driver.mail[sender].front().is_some_and(|(due, _)| *due <= self.now))

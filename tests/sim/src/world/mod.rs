@@ -278,8 +278,12 @@ impl World {
             Event::Turn(id) => {
                 if self.processes[id.process].state == State::Running {
                     self.with_driver(id, |world, driver| {
-                        if driver.turn_at == Some(now) && driver.flush_at.is_none() {
-                            world.turn(id, driver);
+                        if driver.turn_at == Some(now) {
+                            driver.turn_at = None;
+                            // Else the end of the last turn plans the next.
+                            if driver.flush_at.is_none() {
+                                world.turn(id, driver);
+                            }
                         }
                     });
                     self.settle(id.process);
