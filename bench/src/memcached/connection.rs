@@ -14,7 +14,7 @@ use crate::{
     measure::{Tally, Window},
 };
 
-use super::protocol::{Answers, Piece, put_get, put_set};
+use super::protocol::{Answers, Piece, put_get, put_meta_get, put_set};
 
 /// Bytes that are read at once at most.
 const READ_BYTES: usize = 16 << 10;
@@ -35,6 +35,8 @@ pub enum Asks {
 pub struct Common {
     /// When.
     pub window: Window,
+    /// Whether by the meta commands.
+    pub meta: bool,
     /// Commands in a pipeline.
     pub pipeline: usize,
     /// Bytes of a value.
@@ -78,8 +80,9 @@ impl Pipeline {
                 break;
             }
             match asks {
+                Asks::Get { .. } if common.meta => put_meta_get(keys[0], out),
                 Asks::Get { .. } => put_get(keys, out),
-                Asks::Fill(_) | Asks::Set(_) => put_set(keys[0], &common.set_rest, out),
+                Asks::Fill(_) | Asks::Set(_) => put_set(common.meta, keys[0], &common.set_rest, out),
             }
             self.ends.push(self.keys.len());
         }
@@ -104,7 +107,7 @@ impl Pipeline {
             }
         };
         match piece {
-            Piece::Value { key, bytes } => {
+            Piece::Value { key, bytes, last } => {
                 // Items come in the order of the keys; those that are missing are passed over.
                 let asked = self.keys[self.keys_done..end].iter().position(|asked| Some(*asked) == key);
                 match asked {
@@ -116,7 +119,9 @@ impl Pipeline {
                     Some(_) => tally.fail("an item of a wrong size"),
                     None => tally.fail("an item that was not asked for"),
                 }
-                return ControlFlow::Continue(());
+                if !last {
+                    return ControlFlow::Continue(());
+                }
             }
             Piece::End => (self.keys_done..end).for_each(|_| tally.fail("no such item")),
             Piece::Stored => done(&mut tally),
@@ -171,6 +176,7 @@ mod tests {
     fn common() -> Common {
         Common {
             window: Window::unbounded(Time(0)),
+            meta: false,
             pipeline: 2,
             value_size: 3,
             set_rest: Vec::new(),
@@ -197,7 +203,7 @@ mod tests {
         let mut out = Vec::new();
         pipeline.fill(&mut Asks::Get { keys, per_command: 3 }, &common, &mut out);
         assert_eq!((&pipeline.keys[..], &pipeline.ends[..]), (&[0, 1, 2, 3, 4, 5][..], &[3, 6][..]));
-        let value = |key, bytes| Piece::Value { key, bytes };
+        let value = |key, bytes| Piece::Value { key, bytes, last: false };
         let mut take = |piece| pipeline.take(Time(9), piece, &common).is_break();
         assert!(!take(value(Some(1), 3)), "0 is missing");
         assert!(!take(value(Some(2), 3)));

@@ -84,6 +84,10 @@ pub struct Arguments {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     multi_get: u32,
 
+    /// Speak the meta commands mg and ms
+    #[arg(long, env = "TWOFOLD_BENCH_META", conflicts_with = "multi_get")]
+    meta: bool,
+
     /// Bytes of a value
     #[arg(long, env = "TWOFOLD_BENCH_VALUE_SIZE", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=VALUE_SIZE_MAX))]
@@ -144,6 +148,7 @@ struct Settings {
     threads: usize,
     pipeline: u32,
     multi_get: u32,
+    meta: bool,
     value_size: u32,
     items: u64,
     keys: String,
@@ -195,6 +200,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         threads,
         pipeline: arguments.pipeline,
         multi_get: arguments.multi_get,
+        meta: arguments.meta,
         value_size: arguments.value_size,
         items: arguments.items,
         keys: format!("{:?}", arguments.keys).to_lowercase(),
@@ -270,7 +276,7 @@ impl Bench<'_> {
 
     /// Starts a thread with its share of connections, and of keys.
     fn start(&self, thread: usize, phase: Phase, random: &mut Random) -> Result<Running, Failure> {
-        let Arguments { pipeline, value_size, items, .. } = *self.arguments;
+        let Arguments { meta, pipeline, value_size, items, .. } = *self.arguments;
         let bound = |place: usize| (u128::from(items) * place as u128 / self.connections as u128) as u64;
         let keys = |first, random| Keys::new(self.arguments.keys, items, 0.99, first, random);
         let asks: Vec<Asks> = (thread..self.connections)
@@ -289,9 +295,10 @@ impl Bench<'_> {
         let server = self.server;
         let common = move |window| Common {
             window,
+            meta,
             pipeline: pipeline as usize,
             value_size: value_size as usize,
-            set_rest: set_rest(value_size as usize),
+            set_rest: set_rest(meta, value_size as usize),
             tally: RefCell::default(),
             finished: std::cell::Cell::new(Time(0)),
         };

@@ -43,16 +43,24 @@ pub fn put_get(keys: &[u64], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a set of this key. `rest` is what [`set_rest`] gave.
-pub fn put_set(key: u64, rest: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"set ");
+/// Appends a meta get of this key.
+pub fn put_meta_get(key: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"mg ");
+    put_key(key, out);
+    out.extend_from_slice(b" k v\r\n");
+}
+
+/// Appends a set of this key, or a meta set. `rest` is what [`set_rest`] gave for the same.
+pub fn put_set(meta: bool, key: u64, rest: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(if meta { b"ms " } else { b"set " });
     put_key(key, out);
     out.extend_from_slice(rest);
 }
 
-/// What follows the key in every set of a value of so many bytes.
-pub fn set_rest(size: usize) -> Vec<u8> {
-    let mut rest = format!(" 0 0 {size}\r\n").into_bytes();
+/// What follows the key in every set, or meta set, of a value of so many bytes.
+pub fn set_rest(meta: bool, size: usize) -> Vec<u8> {
+    let head = if meta { format!(" {size}\r\n") } else { format!(" 0 0 {size}\r\n") };
+    let mut rest = head.into_bytes();
     rest.extend((0..size).map(|place| b'a' + (place % 26) as u8));
     rest.extend_from_slice(b"\r\n");
     rest
@@ -67,8 +75,10 @@ pub enum Piece {
         key: Option<u64>,
         /// How long it says that it is.
         bytes: usize,
+        /// Whether the answer ends with it, as a meta get's does.
+        last: bool,
     },
-    /// The end of a get's answer.
+    /// The end of a get's answer, or a meta get that found nothing.
     End,
     /// The answer to a set.
     Stored,
@@ -119,9 +129,11 @@ impl Answers {
 
 fn parse(line: &[u8]) -> Piece {
     match line {
-        b"END" => Piece::End,
-        b"STORED" => Piece::Stored,
-        _ => parse_value(line).unwrap_or_else(|| Piece::Other(String::from_utf8_lossy(line).into_owned())),
+        b"END" | b"EN" => Piece::End,
+        b"STORED" | b"HD" => Piece::Stored,
+        _ => parse_value(line)
+            .or_else(|| parse_meta_value(line))
+            .unwrap_or_else(|| Piece::Other(String::from_utf8_lossy(line).into_owned())),
     }
 }
 
@@ -129,7 +141,14 @@ fn parse_value(line: &[u8]) -> Option<Piece> {
     let mut words = line.strip_prefix(b"VALUE ")?.split(|&byte| byte == b' ');
     let (key, _flags, bytes) = (words.next()?, words.next()?, words.next()?);
     let bytes = std::str::from_utf8(bytes).ok()?.parse().ok()?;
-    Some(Piece::Value { key: key_number(key), bytes })
+    Some(Piece::Value { key: key_number(key), bytes, last: false })
+}
+
+fn parse_meta_value(line: &[u8]) -> Option<Piece> {
+    let mut words = line.strip_prefix(b"VA ")?.split(|&byte| byte == b' ');
+    let bytes = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let key = words.find_map(|word| word.strip_prefix(b"k")).and_then(key_number);
+    Some(Piece::Value { key, bytes, last: true })
 }
 
 #[cfg(test)]
@@ -157,19 +176,26 @@ mod tests {
     fn requests_are_memcached_s() {
         let mut out = Vec::new();
         put_get(&[0, 123_456_789_012], &mut out);
-        put_set(42, &set_rest(3), &mut out);
+        put_set(false, 42, &set_rest(false, 3), &mut out);
+        put_meta_get(7, &mut out);
+        put_set(true, 42, &set_rest(true, 3), &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "get key:000000000000 key:123456789012\r\nset key:000000000042 0 0 3\r\nabc\r\n"
+            "get key:000000000000 key:123456789012\r\nset key:000000000042 0 0 3\r\nabc\r\n\
+             mg key:000000000007 k v\r\nms key:000000000042 3\r\nabc\r\n"
         );
     }
 
     #[test]
     fn answers_are_read_however_they_are_cut() {
-        let bytes = b"VALUE key:000000000007 0 9\r\nEND\r\nEND\n\r\nVALUE x 0 0\r\n\r\nEND\r\nSTORED\r\nSERVER_ERROR out of memory\r\n";
+        let bytes = b"VALUE key:000000000007 0 9\r\nEND\r\nEND\n\r\nVALUE x 0 0\r\n\r\nEND\r\nSTORED\r\n\
+            VA 3 kkey:000000000008\r\nabc\r\nEN\r\nHD\r\nSERVER_ERROR out of memory\r\n";
         let expected = [
-            Piece::Value { key: Some(7), bytes: 9 },
-            Piece::Value { key: None, bytes: 0 },
+            Piece::Value { key: Some(7), bytes: 9, last: false },
+            Piece::Value { key: None, bytes: 0, last: false },
+            Piece::End,
+            Piece::Stored,
+            Piece::Value { key: Some(8), bytes: 3, last: true },
             Piece::End,
             Piece::Stored,
             Piece::Other("SERVER_ERROR out of memory".into()),
