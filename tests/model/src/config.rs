@@ -205,7 +205,7 @@ impl Config {
 
     /// The same with the TC on a node of its own, which may be dropped too.
     pub fn hand_over_apart() -> Config {
-        Config::new("hand-over-tc-apart", &[0, 1], &[2], 3, &[Ready, Up, Up, Up], 4, 2)
+        Config::new("hand-over-tc-apart", &[0, 1], &[2], 3, &[Ready, Up, Up, Up], 3, 2)
     }
 
     /// Node 1 copies p from node 0, becomes `ready`, then `up`; then node 0 may be dropped. The TC is q's node.
