@@ -161,7 +161,11 @@ fn a_node_that_slept_drops_nobody_for_its_own_silence() {
     driver.run(1000);
     driver.paused.push(NodeId(1));
     driver.run(5000);
+    // What node 12 has said meanwhile comes later than what node 11 has.
+    driver.cut.push((NodeId(1), NodeId(12)));
     driver.paused.clear();
+    driver.run(200);
+    driver.cut.clear();
     driver.run(400);
     assert_eq!(newest(&driver, a), "1 r1: 11a=up 12a=up");
     driver.end(b);
