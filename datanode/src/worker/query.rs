@@ -352,6 +352,8 @@ impl Worker {
             (Ok(Action::Nothing), _) => Ok(()),
             // The answer says what is wrong.
             (Err(_), _) if independent => Ok(()),
+            // That a row is not there is what a read was to find out.
+            (Err(refusal), _) if !operation.writes() && refusal.code == ResultCode::NotFound => Ok(()),
             (Err(refusal), _) => Err((true, operation_error(&schema, operation, &refusal))),
             (Ok(action), None) => panic!("{action:?} without a lock: {operation:?}"),
         };

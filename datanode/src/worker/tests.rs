@@ -769,6 +769,20 @@ fn garbage_from_a_client_ends_its_link_and_nothing_else() {
 }
 
 #[test]
+fn a_read_of_a_row_that_is_not_there_does_not_fail_its_statement() {
+    let mut cluster = Cluster::new(2);
+    let id = keys_at(&cluster, &[0])[0];
+    cluster.transaction(0, request(1, BEGIN), &[read(id), write(id, 1)]);
+    let heard = cluster.hear(0);
+    let [(Kind::TransactionConf, body)] = &heard[..] else { panic!("{heard:?}") };
+    let mut reader = Reader::new(body, "test");
+    assert_eq!(twofold_proto::message::TransactionConf::parse(&mut reader).unwrap().results, 2);
+    let code = |bytes: &[u8]| ResultRef::parse(&mut Reader::new(bytes, "test")).unwrap().head.code;
+    let codes = [code(reader.block().unwrap()), code(reader.block().unwrap())];
+    assert_eq!(codes, [ResultCode::NotFound, ResultCode::Ok]);
+}
+
+#[test]
 fn locked_reads_and_own_writes_are_seen_in_a_transaction() {
     let mut cluster = Cluster::new(2);
     let id = keys_at(&cluster, &[0])[0];
