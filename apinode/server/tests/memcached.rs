@@ -229,7 +229,7 @@ fn memcached_says_the_same() {
     for (said, heard) in whole {
         say(address, b"delete a noreply\r\ndelete b noreply\r\nquit\r\n");
         let answer = say(address, format!("{said}quit\r\n").as_bytes());
-        assert_eq!(answer.replace("1.6.18", "V"), *heard, "to {said:?}");
+        assert_eq!(answer.replace(&version(), "V").replace("1.6.18", "V"), *heard, "to {said:?}");
     }
 }
 
