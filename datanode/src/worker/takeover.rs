@@ -85,7 +85,8 @@ impl Worker {
         self.run_tasks();
     }
 
-    /// Makes and ends links so that there is one to each worker of each other member. Returns whose ended.
+    /// Makes and ends links so that there is one to each other worker of each member, also of this node. Returns whose
+    /// ended.
     fn update_links(&mut self, before: &View) -> BTreeSet<Endpoint> {
         let view = self.view.clone();
         let mut gone = BTreeSet::new();
@@ -108,18 +109,17 @@ impl Worker {
         if self.state.is_none() {
             return gone;
         }
-        let own = self.own.node;
-        for member in view.members.iter().filter(|member| member.node != own) {
+        for member in &view.members {
             let life = Life { node: member.node, incarnation: member.incarnation };
             for worker in 0..member.workers {
                 let endpoint = worker_of(life, worker);
-                if self.data_links.contains_key(&endpoint) {
+                if endpoint == self.own || self.data_links.contains_key(&endpoint) {
                     continue;
                 }
                 let link = self.links.add(endpoint, life.incarnation);
                 self.data_links.insert(endpoint, link);
                 self.peers.insert(link, Peer::Data(DataPeer { life, endpoint }));
-                if own > member.node {
+                if self.own > endpoint {
                     self.link_effect(LinkEffect::Connect { link, to: endpoint });
                 }
             }
