@@ -282,6 +282,12 @@ impl Link {
         if !self.open.is_empty() && (self.urgent || all || self.due) {
             self.seal_open();
             self.stamp(epoch);
+        } else if self.due && self.connected && self.writing < self.sent.len() {
+            // A mere acknowledgement would overtake frames that say under which view it is given.
+            self.open = self.spare.pop().unwrap_or_default();
+            self.open.resize(FRAME_HEADER, 0);
+            self.seal_open();
+            self.stamp(epoch);
         } else if self.due && self.connected {
             if self.bare.is_empty() {
                 self.bare.resize(FRAME_HEADER, 0);
@@ -384,12 +390,13 @@ impl Link {
             self.due |= header.flags & ACKNOWLEDGE_NOW != 0
                 || self.received - self.received_announced >= FRAMES_UNACKNOWLEDGED_MAX;
         }
-        self.acknowledge(header.acknowledged);
+        self.acknowledged = self.acknowledged.max(header.acknowledged);
+        self.trim(header.acknowledged);
     }
 
-    fn acknowledge(&mut self, number: u64) {
-        self.acknowledged = self.acknowledged.max(number);
-        while self.sent.front().is_some_and(|frame| frame.number <= self.acknowledged) {
+    /// Frees the frames that the peer has.
+    fn trim(&mut self, number: u64) {
+        while self.sent.front().is_some_and(|frame| frame.number <= number) {
             // A frame cannot be acknowledged before it was written whole, but on an earlier connection it can.
             if self.writing == 0 {
                 if self.written > 0 {
@@ -417,7 +424,10 @@ impl Link {
         }
         self.disconnected();
         self.incarnation = incarnation;
-        self.acknowledge(peer_received);
+        // It counts as acknowledged only when a frame says so, behind the view under which it was processed. Each side
+        // sees to that.
+        self.trim(peer_received);
+        self.due |= self.received > 0;
         self.connected = true;
         Ok(())
     }

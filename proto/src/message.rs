@@ -878,12 +878,29 @@ pub struct ReplicaState {
 }
 
 /// A partition's copy begins; open write sets, then rows follow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyBeginOrd {
     /// The partition.
     pub partition: PartitionId,
     /// The number of the newest write set.
     pub number: u64,
+    /// The outcomes that somebody may yet ask for.
+    pub outcomes: Vec<KeptOutcome>,
+}
+
+/// What became of a transaction, as a replica keeps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptOutcome {
+    /// The epoch in which Prepare was sent.
+    pub prepared: Epoch,
+    /// Number of the write set.
+    pub number: u64,
+    /// The transaction.
+    pub transaction: TransactionId,
+    /// The session's commit number.
+    pub commit_number: u64,
+    /// What became of it.
+    pub outcome: Outcome,
 }
 
 /// A row that is copied.

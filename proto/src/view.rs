@@ -60,7 +60,11 @@ impl View {
     pub fn next(&self, restart: u16, members: Vec<Member>) -> View {
         let mut history = self.history.clone();
         if self.number.0 > 0 {
-            history.push(PastView { number: self.number, restart: self.restart, members: self.members.clone() });
+            history.push(PastView {
+                number: self.number,
+                restart: self.restart,
+                members: self.members.clone(),
+            });
         }
         let old = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..old);
@@ -81,7 +85,6 @@ impl View {
         views.push(self.clone());
         (views[0].number.0 <= known.0 + 1).then_some(views)
     }
-
 
     /// The member with this id.
     pub fn member(&self, node: NodeId) -> Option<&Member> {

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use twofold_proto::{
-    ids::{Endpoint, PartitionId, TableId, Version},
+    ids::{PartitionId, TableId, Version},
     links::LinkId,
     message::{CopyBeginOrd, CopyRow, Kind, Life, put_control},
     view::MemberState,
     wire::{Malformed, Reader, Writer},
 };
 
-use super::{Worker, partition::Parked};
+use super::{Said, Worker, partition::Parked};
 use crate::local::Word;
 
 /// Partitions that are pulled at once.
@@ -60,9 +60,10 @@ impl Worker {
     }
 
     pub(super) fn begin_copy(&mut self, link: LinkId, partition: PartitionId) {
+        let outcomes = self.outcomes.kept(partition);
         let state = &self.partitions[usize::from(partition.0)];
         let Some(out) = self.links.get_mut(link) else { return };
-        let begin = CopyBeginOrd { partition, number: state.number };
+        let begin = CopyBeginOrd { partition, number: state.number, outcomes };
         out.send(Kind::CopyBeginOrd as u8, 0, |out| put_control(out, &begin));
         for &slot in &state.open {
             let write_set = self.write_sets.get(slot).expect("open");
@@ -149,18 +150,21 @@ impl Worker {
     }
 
     /// The primary begins to send a partition (`CopyBeginOrd`).
-    pub(super) fn on_copy_begin(&mut self, sender: Endpoint, begin: CopyBeginOrd) {
-        if self.is_primary(begin.partition, sender) {
+    pub(super) fn on_copy_begin(&mut self, said: Said, begin: CopyBeginOrd) {
+        if self.is_word_of_primary(begin.partition, said) {
             let state = self.partition(begin.partition);
             state.number = state.number.max(begin.number);
+            for outcome in &begin.outcomes {
+                self.outcomes.learn(begin.partition, outcome);
+            }
         }
     }
 
     /// Rows of a partition (`CopyRowsOrd`).
-    pub(super) fn on_copy_rows(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn on_copy_rows(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(body, "CopyRowsOrd");
         let partition = partition_of(&mut reader, self.partitions.len())?;
-        if !self.is_primary(partition, sender) {
+        if !self.is_word_of_primary(partition, said) {
             return Ok(());
         }
         while !reader.is_empty() {
@@ -172,13 +176,14 @@ impl Worker {
     }
 
     /// The partition is whole (`CopyEndOrd`).
-    pub(super) fn on_copy_end(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn on_copy_end(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
         let partition = partition_of(&mut Reader::new(body, "CopyEndOrd"), self.partitions.len())?;
-        if !self.is_primary(partition, sender) || !self.copy_in.pulling.remove(&partition) {
+        if !self.is_word_of_primary(partition, said) || !self.copy_in.pulling.remove(&partition) {
             return Ok(());
         }
-        let incarnation = self.view.member(sender.node).map(|member| member.incarnation).unwrap_or_default();
-        self.partition(partition).copied_from = Some(Life { node: sender.node, incarnation });
+        let incarnation =
+            self.view.member(said.sender.node).map(|member| member.incarnation).unwrap_or_default();
+        self.partition(partition).copied_from = Some(Life { node: said.sender.node, incarnation });
         self.continue_copy_in();
         Ok(())
     }

@@ -59,7 +59,20 @@ impl Worker {
             self.continue_copies(link);
         }
         self.continue_marker();
+        self.ask_for_acknowledgements();
         self.seal_all = true;
+    }
+
+    /// Decisions go when something else does, at the latest now; who waits for them to have arrived is not to wait for
+    /// the replica to have something to say.
+    fn ask_for_acknowledgements(&mut self) {
+        for &link in self.data_links.values() {
+            if self.waits.is_awaited(link)
+                && let Some(link) = self.links.get_mut(link)
+            {
+                link.want_acknowledgement();
+            }
+        }
     }
 
     pub(super) fn on_timer(&mut self) {
@@ -78,16 +91,9 @@ impl Worker {
             return;
         }
         self.marker.pending = Some(decided);
-        let links: Vec<LinkId> = self.data_links.values().copied().collect();
+        let links = self.data_links.values();
         let positions: Vec<(LinkId, u64)> =
-            links.iter().filter_map(|&link| Some((link, self.links.get(link)?.position()))).collect();
-        for link in links {
-            if let Some(link) = self.links.get_mut(link)
-                && link.acknowledged() < link.position()
-            {
-                link.want_acknowledgement();
-            }
-        }
+            links.filter_map(|&link| Some((link, self.links.get(link)?.position()))).collect();
         let action = Action::Marked { view: self.view.number, epoch: decided };
         let links = &self.links;
         let unconfirmed = positions

@@ -37,7 +37,7 @@ use std::{
 use twofold_proto::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
-    ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, WorkerId},
+    ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, ViewNumber, WorkerId},
     link::{FrameHeader, Hello, HelloReply, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
     machine::Machine,
@@ -135,6 +135,15 @@ enum Peer {
 struct DataPeer {
     life: Life,
     endpoint: Endpoint,
+    /// The newest view that it has announced on the link: what it sends now is said under it.
+    view: ViewNumber,
+}
+
+/// Who says something, and under which view.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    sender: Endpoint,
+    under: ViewNumber,
 }
 
 /// A client's thread.
@@ -518,10 +527,16 @@ impl Worker {
 
     fn on_data_message(&mut self, id: LinkId, kind: Kind, body: &[u8]) -> Result<(), Malformed> {
         let Some(Peer::Data(peer)) = self.peers.get(&id) else { return Ok(()) };
-        let (sender, life) = (peer.endpoint, peer.life);
+        let (sender, life, said_under) = (peer.endpoint, peer.life, peer.view);
         let coordinator = Coordinator { endpoint: sender, incarnation: life.incarnation };
         match kind {
-            Kind::ViewOrd => self.adopt_view(Arc::new(message::control(body)?)),
+            Kind::ViewOrd => {
+                let view: View = message::control(body)?;
+                if let Some(Peer::Data(peer)) = self.peers.get_mut(&id) {
+                    peer.view = peer.view.max(view.number);
+                }
+                self.adopt_view(Arc::new(view));
+            }
             Kind::ExecuteReq => self.on_execute(coordinator, body)?,
             Kind::ExecuteConf => self.on_execute_conf(sender, body)?,
             Kind::ExecuteRef => self.on_execute_ref(sender, message::control(body)?),
@@ -533,15 +548,17 @@ impl Worker {
             Kind::PrepareRef => self.on_prepare_ref(Some(sender), message::control(body)?),
             Kind::DecideReq => self.on_decide(coordinator, message::control(body)?),
             Kind::DecideConf => self.on_decide_conf(Some(sender), message::control(body)?),
-            Kind::WriteSetReq => self.on_write_set(sender, body)?,
-            Kind::DecideOrd => self.on_decide_ord(sender, body)?,
+            Kind::WriteSetReq => self.on_write_set(Said { sender, under: said_under }, body)?,
+            Kind::DecideOrd => self.on_decide_ord(Said { sender, under: said_under }, body)?,
             Kind::OutcomeReq => self.on_outcome_req(Some(id), message::control(body)?),
             Kind::OutcomeConf => self.on_outcome_conf(message::control(body)?),
             Kind::ReplicaStateOrd => self.on_replica_state(sender.node, message::control(body)?),
             Kind::CopyReq => self.on_copy_req(id, body)?,
-            Kind::CopyBeginOrd => self.on_copy_begin(sender, message::control(body)?),
-            Kind::CopyRowsOrd => self.on_copy_rows(sender, body)?,
-            Kind::CopyEndOrd => self.on_copy_end(sender, body)?,
+            Kind::CopyBeginOrd => {
+                self.on_copy_begin(Said { sender, under: said_under }, message::control(body)?);
+            }
+            Kind::CopyRowsOrd => self.on_copy_rows(Said { sender, under: said_under }, body)?,
+            Kind::CopyEndOrd => self.on_copy_end(Said { sender, under: said_under }, body)?,
             _ => return Err(Malformed("message between workers")),
         }
         Ok(())

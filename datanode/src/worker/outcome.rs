@@ -6,8 +6,8 @@ use twofold_proto::{
     ids::{Epoch, Incarnation, PartitionId, TransactionId},
     links::LinkId,
     message::{
-        Coordinator, Kind, Known, Outcome, OutcomeConf, OutcomeReq, Participant, Status, StatusConf,
-        StatusReq, WriteSetHeader,
+        Coordinator, KeptOutcome, Kind, Known, Outcome, OutcomeConf, OutcomeReq, Participant, Status,
+        StatusConf, StatusReq, WriteSetHeader,
     },
     time::{Duration, Time},
     wire::Malformed,
@@ -67,6 +67,29 @@ impl Outcomes {
         };
         let spare = &mut self.spare;
         self.by_epoch.entry(header.prepared).or_insert_with(|| spare.pop().unwrap_or_default()).push(record);
+    }
+
+    /// What a joining node has to know, of a partition.
+    pub fn kept(&self, partition: PartitionId) -> Vec<KeptOutcome> {
+        let recent =
+            self.by_epoch.iter().flat_map(|(epoch, records)| records.iter().map(|record| (*epoch, *record)));
+        let all = recent.chain(self.unconfirmed.values().copied());
+        all.filter(|(_, record)| record.partition == partition)
+            .map(|(prepared, Record { number, transaction, commit_number, outcome, .. })| KeptOutcome {
+                prepared,
+                number,
+                transaction,
+                commit_number,
+                outcome,
+            })
+            .collect()
+    }
+
+    /// Takes over what another replica keeps.
+    pub fn learn(&mut self, partition: PartitionId, kept: &KeptOutcome) {
+        let &KeptOutcome { prepared, number, transaction, commit_number, outcome } = kept;
+        let record = Record { partition, number, transaction, commit_number, outcome };
+        self.by_epoch.entry(prepared).or_default().push(record);
     }
 
     /// What became of a transaction in a partition, if that is still known.
@@ -240,6 +263,10 @@ impl Worker {
         let state = &mut self.partitions[usize::from(partition.0)];
         if state.primary != Some(self.own) {
             // The asker has yet to learn of the view; it will ask the new primary.
+            return;
+        }
+        if request.prepared <= self.complete {
+            // A question put twice: nobody is in doubt in a complete epoch.
             return;
         }
         if !state.serving {

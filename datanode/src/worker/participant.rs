@@ -23,7 +23,7 @@ impl Worker {
     pub(super) fn on_prepare(&mut self, coordinator: Coordinator, request: PrepareReq) {
         for place in 0..request.partitions.len() {
             let partition = request.partitions[place];
-            if !self.is_primary(partition, self.own) {
+            if !self.is_primary(partition) {
                 // The TC has yet to learn of the view; it will ask the new primary.
                 continue;
             }
@@ -41,8 +41,7 @@ impl Worker {
         if let Some(slot) = self.find_write_set(partition, id) {
             let write_set = self.write_sets.get_mut(slot).expect("just found");
             if write_set.header.refusal {
-                let error = Error::new(ErrorCode::PrimaryChanged, "the transaction was given up");
-                return self.refuse_prepare(coordinator, id, partition, error);
+                return self.refuse_prepare(coordinator, id, partition, false);
             }
             write_set.answer_coordinator = true;
             if write_set.confirmed {
@@ -54,21 +53,20 @@ impl Worker {
         let slot = self.local_ids.get(&id).copied();
         let local = slot.and_then(|slot| self.locals.get(slot));
         let refused = self.refused.contains_key(&id);
-        let problem = match (local, expected) {
-            _ if refused => Some("an older transaction took its locks".to_string()),
-            _ if !self.has_lease() => Some(format!("node {} has no lease", self.own.node)),
-            (Some(local), Some(expected)) => self.prepare_problem(local, expected),
-            _ => Some(format!("node {} does not have its operations", self.own.node)),
+        let can_prepare = match (local, expected) {
+            (Some(local), Some(expected)) => {
+                !refused && self.has_lease() && self.has_all_operations(local, expected)
+            }
+            _ => false,
         };
-        if let Some(problem) = problem {
+        if !can_prepare {
             // A TC that asks again, after a change of the primary, may be late.
             if let Some(Outcome::Committed(stamp)) = self.outcomes.find(partition, id) {
                 return self.send_prepare_conf(coordinator, id, partition, stamp);
             }
-            let code = if refused { ErrorCode::Deadlock } else { ErrorCode::PrimaryChanged };
-            return self.refuse_prepare(coordinator, id, partition, Error::new(code, problem));
+            return self.refuse_prepare(coordinator, id, partition, refused);
         }
-        let slot = slot.expect("there is no problem");
+        let slot = slot.expect("it can prepare");
         if request.read_only {
             self.release_partition(slot, partition);
             let stamp = self.epoch;
@@ -84,17 +82,14 @@ impl Worker {
         );
     }
 
-    /// What keeps the transaction from being prepared here.
-    fn prepare_problem(&self, local: &Local, expected: &Participant) -> Option<String> {
+    /// Whether nothing of the transaction was lost or is under way here.
+    fn has_all_operations(&self, local: &Local, expected: &Participant) -> bool {
         #[cfg(feature = "mutations")]
         if self.mutated(crate::mutation::Mutation::SkipOperationCount) {
-            return None;
+            return true;
         }
         let here = local.partitions.iter().find(|here| here.partition == expected.partition);
-        let operations = here.map_or(0, |here| here.operations);
-        (local.is_waiting() || operations != expected.operations).then(|| {
-            format!("node {} has {operations} of its {} operations", self.own.node, expected.operations)
-        })
+        !local.is_waiting() && here.is_some_and(|here| here.operations == expected.operations)
     }
 
     /// Stamps and numbers the write set of a partition, and sends it to the replicas.
@@ -176,13 +171,37 @@ impl Worker {
         }
     }
 
+    /// Refuses Prepare, once the replicas have dropped what this primary may lack of the transaction: else one of them
+    /// could come to be in doubt about it, and find it prepared.
     fn refuse_prepare(
         &mut self,
         coordinator: Coordinator,
         transaction: TransactionId,
         partition: PartitionId,
-        error: Error,
+        deadlock: bool,
     ) {
+        let links: Vec<LinkId> = self.partition(partition).replicas.iter().map(|(link, _)| *link).collect();
+        for link in links {
+            if let Some(link) = self.links.get_mut(link) {
+                link.want_acknowledgement();
+            }
+        }
+        self.when_replicated(partition, Action::Refused { coordinator, transaction, partition, deadlock });
+    }
+
+    pub(super) fn send_prepare_ref(
+        &mut self,
+        coordinator: Coordinator,
+        transaction: TransactionId,
+        partition: PartitionId,
+        deadlock: bool,
+    ) {
+        let error = if deadlock {
+            Error::new(ErrorCode::Deadlock, "an older transaction took the transaction's locks")
+        } else {
+            let text = format!("node {} does not have all of the transaction's operations", self.own.node);
+            Error::new(ErrorCode::PrimaryChanged, text)
+        };
         let refusal = PrepareRef { transaction, partition, error };
         match self.link_to_coordinator(&coordinator) {
             None => self.tasks.push_back(Task::PrepareRefused(refusal)),
@@ -211,7 +230,7 @@ impl Worker {
     pub(super) fn on_decide(&mut self, coordinator: Coordinator, request: DecideReq) {
         let id = request.transaction;
         for &partition in &request.partitions {
-            if !self.is_primary(partition, self.own) {
+            if !self.is_primary(partition) {
                 continue;
             }
             if !self.partition(partition).serving {

@@ -13,6 +13,8 @@ use twofold_proto::{
 pub(super) struct Partition {
     /// Who its primary is, under the worker's view.
     pub primary: Option<Endpoint>,
+    /// The view that made it so, as far as this worker has seen.
+    pub changed: ViewNumber,
     /// Whether this worker is its primary, has reconciled it and serves it, but for the lease.
     pub serving: bool,
     /// The view in which this worker became its primary.

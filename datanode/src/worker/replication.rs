@@ -1,8 +1,8 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
-use super::{Task, Worker, outcome::Doubt, query::Origin, waits::Action};
+use super::{Said, Task, Worker, outcome::Doubt, query::Origin, waits::Action};
 use twofold_proto::{
-    ids::{Endpoint, PartitionId, Version, ViewNumber},
+    ids::{PartitionId, Version, ViewNumber},
     links::LinkId,
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
     wire::{Malformed, Reader, Writer},
@@ -127,8 +127,11 @@ impl Worker {
     pub(super) fn when_replicated(&mut self, partition: PartitionId, action: Action) {
         let replicas = &self.partitions[usize::from(partition.0)].replicas;
         let links = &self.links;
-        let positions = replicas.iter().filter_map(|&(link, _)| Some((link, links.get(link)?.position())));
-        self.waits.add(positions, action, &mut self.tasks);
+        let outstanding = replicas.iter().filter_map(|&(link, _)| {
+            let sent = links.get(link)?;
+            (sent.acknowledged() < sent.position()).then_some((link, sent.position()))
+        });
+        self.waits.add(outstanding, action, &mut self.tasks);
     }
 
     /// All that had to be waited for has happened.
@@ -146,6 +149,9 @@ impl Worker {
             }
             Action::Decided { coordinator, transaction, partition } => {
                 self.decided_everywhere(coordinator, transaction, partition);
+            }
+            Action::Refused { coordinator, transaction, partition, deadlock } => {
+                self.send_prepare_ref(coordinator, transaction, partition, deadlock);
             }
             Action::Marked { view, epoch } => self.on_marked(view, epoch),
             Action::Counted { view, life } => self.on_counted(view, life),
@@ -228,13 +234,20 @@ impl Worker {
         }
     }
 
-    /// Whether what this sender says of the partition counts: it is the primary of the newest view.
-    pub(super) fn is_primary(&self, partition: PartitionId, sender: Endpoint) -> bool {
-        self.partitions.get(usize::from(partition.0)).is_some_and(|state| state.primary == Some(sender))
+    /// Whether what a replica hears of the partition counts: its primary says it, and as such. What it said before it
+    /// lost the partition and got it back does not.
+    pub(super) fn is_word_of_primary(&self, partition: PartitionId, said: Said) -> bool {
+        let state = self.partitions.get(usize::from(partition.0));
+        state.is_some_and(|state| state.primary == Some(said.sender) && said.under >= state.changed)
+    }
+
+    /// Whether this worker is the partition's primary under the newest view.
+    pub(super) fn is_primary(&self, partition: PartitionId) -> bool {
+        self.partitions.get(usize::from(partition.0)).is_some_and(|state| state.primary == Some(self.own))
     }
 
     /// At a replica: a write set of the primary (`WriteSetReq`).
-    pub(super) fn on_write_set(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn on_write_set(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(body, "WriteSetReq");
         let mut write_set = self.write_sets.recycled();
         let header = WriteSetHeader::parse(&mut reader, &mut write_set.participants)?;
@@ -246,7 +259,7 @@ impl Worker {
         }
         reader.finish()?;
         let listed = || self.find_numbered(header.partition, header.number);
-        if !self.is_primary(header.partition, sender) || listed().is_some() {
+        if !self.is_word_of_primary(header.partition, said) || listed().is_some() {
             self.write_sets.recycle(write_set);
             return Ok(());
         }
@@ -265,9 +278,9 @@ impl Worker {
     }
 
     /// At a replica: a decision of the primary (`DecideOrd`).
-    pub(super) fn on_decide_ord(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn on_decide_ord(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
         let order = DecideOrd::parse(body)?;
-        if !self.is_primary(order.partition, sender) {
+        if !self.is_word_of_primary(order.partition, said) {
             return Ok(());
         }
         if let Some(slot) = self.find_numbered(order.partition, order.number) {

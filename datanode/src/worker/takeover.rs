@@ -7,7 +7,7 @@ use std::{
 
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Endpoint, NodeId, PartitionId, TransactionId},
+    ids::{Endpoint, NodeId, PartitionId, TransactionId, ViewNumber},
     links::{LinkEffect, LinkId},
     message::{
         Catalog, DecideOrd, Image, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader,
@@ -118,7 +118,7 @@ impl Worker {
                 }
                 let link = self.links.add(endpoint, life.incarnation);
                 self.data_links.insert(endpoint, link);
-                self.peers.insert(link, Peer::Data(DataPeer { life, endpoint }));
+                self.peers.insert(link, Peer::Data(DataPeer { life, endpoint, view: ViewNumber::default() }));
                 if self.own > endpoint {
                     self.link_effect(LinkEffect::Connect { link, to: endpoint });
                 }
@@ -207,7 +207,8 @@ impl Worker {
         if before == Some(self.own) {
             self.step_down(partition);
         }
-        self.partition(partition).serving = false;
+        let state = self.partition(partition);
+        (state.serving, state.changed) = (false, view);
         if primary == Some(self.own) {
             let others: Vec<NodeId> = self
                 .map
@@ -367,7 +368,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_counted(&mut self, view: twofold_proto::ids::ViewNumber, life: Life) {
+    pub(super) fn on_counted(&mut self, view: ViewNumber, life: Life) {
         if view == self.view.number {
             self.tell_node(Word::Counts(view, life));
         }

@@ -17,6 +17,8 @@ pub(super) enum Action {
     Confirm { slot: u32, number: u64, view: ViewNumber },
     /// The partition's replicas know the decision.
     Decided { coordinator: Coordinator, transaction: TransactionId, partition: PartitionId },
+    /// The partition's replicas have dropped what this primary lacks: a refusal is binding.
+    Refused { coordinator: Coordinator, transaction: TransactionId, partition: PartitionId, deadlock: bool },
     /// All that was decided in epochs up to this one is known to all replicas, under the view.
     Marked { view: ViewNumber, epoch: Epoch },
     /// A buddy that became `ready` has all it was sent before.
@@ -73,6 +75,11 @@ impl Waits {
         if wait.left == 0 {
             self.finish(slot, tasks);
         }
+    }
+
+    /// Whether anybody waits for the link's peer.
+    pub fn is_awaited(&self, link: LinkId) -> bool {
+        self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
     }
 
     /// The link's peer has processed everything up to this frame.
