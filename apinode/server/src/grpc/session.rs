@@ -187,7 +187,7 @@ impl Session {
                 state: state(now).into(),
                 error: None,
                 results: each(&sent.shapes, &results),
-                epoch: epoch.0,
+                epoch: if now == TransactionState::Committed { epoch.0 } else { 0 },
                 token: token_bytes(token),
                 age: timestamp,
             },
