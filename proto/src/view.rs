@@ -137,7 +137,7 @@ mod tests {
         assert!(missed.iter().all(|view| view.members == views[view.number.0 as usize].members));
         let again = missed[1].since(ViewNumber(15)).unwrap();
         assert_eq!(again[0].number, ViewNumber(16), "a view that is passed on tells what was before it");
-        assert_eq!(newest.since(ViewNumber(18)).unwrap(), [newest.clone()]);
+        assert_eq!(newest.since(ViewNumber(18)).unwrap(), std::slice::from_ref(newest));
         assert_eq!(newest.since(ViewNumber(3)), None);
     }
 }

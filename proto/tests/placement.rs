@@ -34,7 +34,12 @@ fn config(nodes: u16, replicas: u8) -> ClusterConfig {
 fn view(nodes: impl IntoIterator<Item = u16>, workers: u16) -> View {
     let member =
         |id| Member { node: NodeId(id), incarnation: Incarnation(1), state: MemberState::Up, workers };
-    View { number: ViewNumber(1), restart: 1, history: vec![], members: nodes.into_iter().map(member).collect() }
+    View {
+        number: ViewNumber(1),
+        restart: 1,
+        history: vec![],
+        members: nodes.into_iter().map(member).collect(),
+    }
 }
 
 /// The least and the most that any of the keys has.

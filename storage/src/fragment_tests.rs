@@ -260,9 +260,9 @@ fn a_row_takes_at_most_40_bytes_beyond_its_data() {
     assert!(beyond <= 40.0, "{beyond} bytes");
 }
 
-/// Prints how long lookups take: `cargo test --release -p twofold-storage -- --ignored --nocapture lookups`.
+/// Prints how long lookups take: `cargo test --release -p twofold-storage -- --nocapture lookups`.
+#[cfg(not(debug_assertions))]
 #[test]
-#[ignore = "a measurement, of use in release builds only"]
 #[expect(clippy::disallowed_types, reason = "a measurement needs a clock")]
 fn lookups() {
     let mut loaded = load(1_000_000);

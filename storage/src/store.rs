@@ -375,15 +375,8 @@ mod tests {
             let table = TableId(1 + n % 3);
             let key = n.to_be_bytes();
             let tag = n.wrapping_mul(0x9e37_79b9) & 0xffff_fff0;
-            from.apply(
-                table,
-                PARTITION,
-                tag,
-                version(1, n.into()),
-                1,
-                &key,
-                Some((ClusterTime(n.into()), &key)),
-            );
+            let row = Some((ClusterTime(n.into()), &key[..]));
+            from.apply(PARTITION, version(1, n.into()), &image(table, tag, &key, row));
         }
         let (mut next, mut copied) = (Some((TableId(0), 0)), 0);
         while let Some((table, cursor)) = next {

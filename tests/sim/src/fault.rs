@@ -242,7 +242,11 @@ impl Faults {
             return None;
         }
         let host = self.random.one_in(3);
-        if self.random.one_in(2) { world.kill(place, host) } else { world.arm(place, Trigger::Write, host) }
+        if self.random.one_in(2) {
+            world.kill(place, host)
+        } else {
+            world.arm(place, Trigger::Write, host)
+        }
         Some("client dies")
     }
 
@@ -291,7 +295,11 @@ impl Faults {
         }
         let span = self.span(world);
         self.disturb(place, world.now() + span + Duration::from_millis(100));
-        if self.random.one_in(3) { world.pause_in_turn(place, span) } else { world.pause(place, span) }
+        if self.random.one_in(3) {
+            world.pause_in_turn(place, span)
+        } else {
+            world.pause(place, span)
+        }
         Some("data node stands still")
     }
 

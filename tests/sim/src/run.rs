@@ -52,7 +52,7 @@ pub struct Report {
     pub digest: u64,
     /// Inputs of machines.
     pub steps: u64,
-    /// Transactions answered.
+    /// Transactions committed.
     pub transactions: u64,
     /// Faults.
     pub faults: u64,
@@ -184,7 +184,10 @@ impl Run<'_> {
                 }
                 check_at = self.world.now() + Duration::from_millis(1);
             }
-            assert!(self.world.now() < deadline, "no progress: {what}, in {patience:?}. {}", self.situation());
+            if self.world.now() >= deadline {
+                self.describe_busy();
+                panic!("no progress: {what}, in {patience:?}. {}", self.situation());
+            }
             self.advance(check_at);
         }
     }
@@ -214,9 +217,8 @@ impl Run<'_> {
                     return;
                 }
                 user.busy = false;
-                let step = self.with_user(place, |workload, number, context| {
-                    workload.answered(number, answer, context)
-                });
+                let step = self
+                    .with_user(place, |workload, number, context| workload.answered(number, answer, context));
                 self.go_on(place, step);
             }
             Output::Died { process, .. } => {
@@ -346,7 +348,8 @@ impl Run<'_> {
     fn plan_fault(&mut self) {
         let mean = self.scenario.fault_every.as_micros() as u64;
         // Now and then hard upon the one before.
-        let micros = if self.random.one_in(5) { self.random.below(20_000) } else { self.random.below(2 * mean) };
+        let micros =
+            if self.random.one_in(5) { self.random.below(20_000) } else { self.random.below(2 * mean) };
         self.fault_due = Some(FAULT);
         self.world.wake_me(self.world.now() + Duration::from_micros(micros), FAULT);
     }
@@ -377,7 +380,10 @@ impl Run<'_> {
     fn is_settled(&self) -> bool {
         let settled = |user: &User| !user.busy && self.workloads[user.workload].is_settled(user.number);
         let view = newest_view(&self.world);
-        self.users.iter().all(settled) && self.are_all_up(&view) && self.is_idle()
+        self.users.iter().all(settled)
+            && self.are_all_up(&view)
+            && self.is_idle()
+            && self.client_is_ready(self.world.places(Kind::Client)[0], &self.tables())
     }
 
     fn are_all_up(&self, view: &View) -> bool {
@@ -516,6 +522,15 @@ impl Run<'_> {
         self.finish()
     }
 
+    /// Writes all that busy workers hold to the trace.
+    fn describe_busy(&mut self) {
+        let now = self.world.now();
+        let workers = self.world.processes().iter().flat_map(Process::worker_machines);
+        let busy: Vec<String> =
+            workers.filter(|worker| !worker.is_idle()).map(|worker| format!("busy: {worker:?}")).collect();
+        busy.into_iter().for_each(|text| self.world.trace.say(now, || text));
+    }
+
     /// Where things stand, for people.
     fn situation(&self) -> String {
         let view = newest_view(&self.world);
@@ -576,7 +591,10 @@ impl Run<'_> {
                 ("a read was sent again", counters.resent),
                 ("a link was given up by a worker", counters.links_renewed),
                 ("a transaction was tried again after a deadlock", retried(ErrorCode::Deadlock)),
-                ("a transaction was tried again after its primary changed", retried(ErrorCode::PrimaryChanged)),
+                (
+                    "a transaction was tried again after its primary changed",
+                    retried(ErrorCode::PrimaryChanged),
+                ),
             ] {
                 *marks.entry(name.to_string()).or_default() += count;
             }

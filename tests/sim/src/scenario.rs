@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Transactions that are answered before a run may end.
+/// Transactions that are committed before a run may end.
 pub const TRANSACTIONS_MIN: u64 = 1000;
 /// Faults that happen before a run with faults may end.
 pub const FAULTS_MIN: u64 = 5;
@@ -154,9 +154,7 @@ impl Scenario {
     pub fn workload(&self, mix: Mix, users: usize) -> Box<dyn Workload> {
         match mix {
             Mix::Registers(rows) => Box::new(Registers::new(users, rows, self.impatient)),
-            Mix::Lists(lists) => {
-                Box::new(Lists::new(users, lists, Isolation::Serializable, self.impatient))
-            }
+            Mix::Lists(lists) => Box::new(Lists::new(users, lists, Isolation::Serializable, self.impatient)),
             Mix::ListsReadCommitted(lists) => {
                 Box::new(Lists::new(users, lists, Isolation::ReadCommitted, self.impatient))
             }
@@ -212,9 +210,7 @@ fn config(replicas: u8, nodes: u16, management: u16, clients: u16, partitions: u
         management_nodes: ids(1, management)
             .map(|id| ManagementNodeConfig { id, address: address(), web_port: 1 })
             .collect(),
-        data_nodes: ids(11, nodes)
-            .map(|id| DataNodeConfig { id, address: address(), workers: 0 })
-            .collect(),
+        data_nodes: ids(11, nodes).map(|id| DataNodeConfig { id, address: address(), workers: 0 }).collect(),
         api_nodes: ids(31, clients)
             .map(|id| ApiNodeConfig {
                 id,

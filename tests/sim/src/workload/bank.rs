@@ -33,7 +33,12 @@ enum Waits {
     Transfer,
     Audit,
     /// The balances are being read under locks: how much, in which transaction.
-    Reading { handle: u64, from: u64, to: u64, amount: i64 },
+    Reading {
+        handle: u64,
+        from: u64,
+        to: u64,
+        amount: i64,
+    },
     /// They are being written.
     Writing,
     Question,
@@ -204,7 +209,10 @@ impl Banking {
                 let poor = code == ErrorCode::ConditionFalse && matches!(waits, Waits::Transfer);
                 let again = code == ErrorCode::DuplicateKey && matches!(waits, Waits::Opening);
                 self.opened |= again;
-                assert!(poor || again || code.class() != ErrorClass::Permanent, "{failure:?} while {waits:?}");
+                assert!(
+                    poor || again || code.class() != ErrorClass::Permanent,
+                    "{failure:?} while {waits:?}"
+                );
                 if code.class() == ErrorClass::Temporary && failure.timestamp > 0 {
                     self.users[user].retry = Some(failure.timestamp);
                 }
@@ -221,7 +229,9 @@ impl Workload for Banking {
     }
 
     fn next(&mut self, user: usize, context: &mut Context<'_>) -> Step {
-        if let Some(question) = self.record.question(user).filter(|_| context.ending || context.random.one_in(3)) {
+        if let Some(question) =
+            self.record.question(user).filter(|_| context.ending || context.random.one_in(3))
+        {
             self.users[user].waits = Waits::Question;
             return Step::Ask(question);
         }

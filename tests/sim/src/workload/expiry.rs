@@ -75,7 +75,10 @@ impl Expiry {
                 format!("row {row} is {value}, not {}", written.value)
             }
             Some(_) if written.gone.is_some_and(|gone| gone < asked) => {
-                format!("row {row} had expired by {:?}, and was there again at {:?}", written.gone, context.now)
+                format!(
+                    "row {row} had expired by {:?}, and was there again at {:?}",
+                    written.gone, context.now
+                )
             }
             None if millis(context.now) + self.ahead < written.expiry && written.answered < asked => {
                 let at = context.now;
@@ -122,7 +125,10 @@ impl Workload for Expiry {
         self.record.history.push(handle, operation);
         self.users[user] = Waits::Write { row, value, expiry };
         let write = rows::write_until(&schema, row, ValueRef::UInt(value), ClusterTime(expiry));
-        Step::Ask(Request::Independent { operations: rows::operations(&[write]), options: Options::default() })
+        Step::Ask(Request::Independent {
+            operations: rows::operations(&[write]),
+            options: Options::default(),
+        })
     }
 
     fn answered(&mut self, user: usize, answer: Answer, context: &mut Context<'_>) -> Step {
@@ -173,7 +179,8 @@ impl Workload for Expiry {
         checkers::outcomes::check(&self.record.history)?;
         let found = &rows[TABLE];
         let last = WALL + now.0 / 1_000_000 + self.ahead;
-        let lost = self.written.iter().find(|(row, written)| written.expiry > last && !found.contains_key(row));
+        let lost =
+            self.written.iter().find(|(row, written)| written.expiry > last && !found.contains_key(row));
         if let Some((row, written)) = lost {
             let explanation = format!("row {row} is not there in the end: {written:?}");
             return Err(Violation { anomaly: "lost row", explanation });

@@ -27,9 +27,14 @@ enum Waits {
     /// The counter is being put; it may be there.
     Creating,
     /// The counter is being raised in this transaction.
-    Drawing { handle: u64, transaction: Handle },
+    Drawing {
+        handle: u64,
+        transaction: Handle,
+    },
     /// What was drawn is being stored.
-    Storing { place: usize },
+    Storing {
+        place: usize,
+    },
     Rolling,
     Question,
 }
@@ -73,7 +78,14 @@ impl Ids {
         }))
     }
 
-    fn store(&mut self, user: usize, handle: u64, transaction: Handle, id: u64, context: &Context<'_>) -> Step {
+    fn store(
+        &mut self,
+        user: usize,
+        handle: u64,
+        transaction: Handle,
+        id: u64,
+        context: &Context<'_>,
+    ) -> Step {
         let by = self.record.history.transaction(transaction).id;
         self.handouts.push((transaction, Handout { id, by, outcome: Outcome::Unknown }));
         self.users[user] = Waits::Storing { place: self.handouts.len() - 1 };
@@ -167,7 +179,11 @@ impl Workload for Ids {
                     && failure.state == TransactionState::Open
                 {
                     let code = failure.error.code;
-                    assert!(code != ErrorCode::DuplicateKey, "{:?} was stored before", self.handouts[place].1);
+                    assert!(
+                        code != ErrorCode::DuplicateKey,
+                        "{:?} was stored before",
+                        self.handouts[place].1
+                    );
                 }
                 self.stored(user, place, &answer, context);
             }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use twofold_apinode::request::{self, Answer, Begin, End, Failure, Isolation as Asked, Options, Request, Results};
+use twofold_apinode::request::{
+    self, Answer, Begin, End, Failure, Isolation as Asked, Options, Request, Results,
+};
 use twofold_proto::{
     error::{ErrorClass, ErrorCode},
     message::TransactionState,
@@ -317,7 +319,9 @@ impl Workload for Lists {
             }
             return self.statement(user, interactive, &schema, context);
         }
-        if let Some(question) = self.record.question(user).filter(|_| context.ending || context.random.one_in(3)) {
+        if let Some(question) =
+            self.record.question(user).filter(|_| context.ending || context.random.one_in(3))
+        {
             self.users[user].waits = Waits::Question;
             return Step::Ask(question);
         }

@@ -72,7 +72,8 @@ impl Context<'_> {
 
     /// The table of this name, which was created at the beginning.
     pub fn schema(&self, name: &str) -> Schema {
-        let table = self.catalog.table(name).unwrap_or_else(|| panic!("no table {name} in {:?}", self.catalog));
+        let table =
+            self.catalog.table(name).unwrap_or_else(|| panic!("no table {name} in {:?}", self.catalog));
         Schema::new(table.clone()).expect("the register checks tables")
     }
 }
@@ -92,7 +93,7 @@ pub trait Workload: std::fmt::Debug {
     fn died(&mut self, user: usize, context: &mut Context<'_>);
     /// Whether the user owes nothing: no outcome is unknown to it.
     fn is_settled(&self, user: usize) -> bool;
-    /// How many transactions were answered.
+    /// How many transactions were committed.
     fn finished(&self) -> u64;
     /// Judges what was seen, with what is there in the end.
     fn judge(&mut self, rows: &Rows, now: Time) -> Verdict;
@@ -112,7 +113,7 @@ pub struct Recorder {
     questions: Vec<VecDeque<(Handle, TransactionToken)>>,
     /// By user: the transaction under way.
     open: Vec<Option<Handle>>,
-    /// Transactions answered.
+    /// Transactions that the user was told to be committed.
     pub finished: u64,
 }
 
@@ -145,7 +146,7 @@ impl Recorder {
     pub fn end(&mut self, user: usize, outcome: Outcome, context: &Context<'_>) {
         if let Some(handle) = self.open[user].take() {
             self.history.answer(handle, context.now, outcome);
-            self.finished += 1;
+            self.finished += u64::from(matches!(outcome, Outcome::Committed { .. }));
         }
     }
 
@@ -180,7 +181,12 @@ impl Recorder {
     }
 
     /// The answer to the user's question. Returns what became of the transaction, if it is known now.
-    pub fn learn(&mut self, user: usize, answer: &Answer, context: &Context<'_>) -> Option<(Handle, Outcome)> {
+    pub fn learn(
+        &mut self,
+        user: usize,
+        answer: &Answer,
+        context: &Context<'_>,
+    ) -> Option<(Handle, Outcome)> {
         let outcome = match answer {
             Answer::Status(Status::Decided(message::Outcome::Committed(epoch))) => {
                 Outcome::Committed { epoch: Some(*epoch) }

@@ -55,7 +55,13 @@ impl Registers {
     }
 
     /// One operation, for the wire and for the record. `lone`: it is a transaction of its own.
-    fn operation(&self, row: u64, lone: bool, schema: &Schema, context: &mut Context<'_>) -> (Wire, Operation) {
+    fn operation(
+        &self,
+        row: u64,
+        lone: bool,
+        schema: &Schema,
+        context: &mut Context<'_>,
+    ) -> (Wire, Operation) {
         let key = rows::key(schema, row);
         let value = context.fresh();
         let random = &mut *context.random;
@@ -147,7 +153,13 @@ impl Registers {
         }
     }
 
-    fn transaction_answered(&mut self, user: usize, handle: Handle, answer: &Answer, context: &mut Context<'_>) {
+    fn transaction_answered(
+        &mut self,
+        user: usize,
+        handle: Handle,
+        answer: &Answer,
+        context: &mut Context<'_>,
+    ) {
         let schema = context.schema(TABLE);
         match answer {
             Answer::Statement { epoch, results, .. } => {
@@ -183,7 +195,9 @@ impl Workload for Registers {
     }
 
     fn next(&mut self, user: usize, context: &mut Context<'_>) -> Step {
-        if let Some(question) = self.record.question(user).filter(|_| context.ending || context.random.one_in(3)) {
+        if let Some(question) =
+            self.record.question(user).filter(|_| context.ending || context.random.one_in(3))
+        {
             self.users[user] = Waits::Question;
             return Step::Ask(question);
         }
@@ -207,7 +221,9 @@ impl Workload for Registers {
             Waits::Independent(handles) => match &answer {
                 Answer::Operations(results) => self.independent_answered(user, handles, results, context),
                 Answer::Failed(failure) => {
-                    handles.into_iter().for_each(|handle| self.record.fail_one(user, handle, failure, context));
+                    handles
+                        .into_iter()
+                        .for_each(|handle| self.record.fail_one(user, handle, failure, context));
                 }
                 other => panic!("{other:?} answers no operations"),
             },

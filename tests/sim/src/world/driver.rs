@@ -200,7 +200,9 @@ impl World {
         for source in sources {
             match source {
                 Source::Mail(sender) => {
-                    while let Some((_, message)) = driver.mail[sender].pop_front_if(|(due, _)| *due <= self.now) {
+                    while let Some((_, message)) =
+                        driver.mail[sender].pop_front_if(|(due, _)| *due <= self.now)
+                    {
                         self.step(id, driver, Input::Message(message));
                         if self.has_ended(id) {
                             return;

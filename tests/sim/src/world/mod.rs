@@ -303,10 +303,12 @@ impl World {
             Event::Break(end) => self.transmit(end.other(), Item::End),
             Event::Cut(end) => self.cut(end),
             Event::Dial(id, failed) => self.dial(id, failed),
-            Event::DialFailed(id, failed) => _ = self.with_driver(id, |world, driver| {
-                driver.dial_failed(failed);
-                world.wake(id, driver, now);
-            }),
+            Event::DialFailed(id, failed) => {
+                _ = self.with_driver(id, |world, driver| {
+                    driver.dial_failed(failed);
+                    world.wake(id, driver, now);
+                })
+            }
             Event::DialTimeout(id, end) => self.dial_timeout(id, end),
             Event::Persisted(id) => self.persisted(id),
             Event::WallClock(place, life) => self.show_wall_clock(place, life),
@@ -380,11 +382,7 @@ impl World {
     }
 
     /// Does something with a machine's driver, if the machine lives.
-    fn with_driver<R>(
-        &mut self,
-        id: MachineId,
-        act: impl FnOnce(&mut World, &mut Driver) -> R,
-    ) -> Option<R> {
+    fn with_driver<R>(&mut self, id: MachineId, act: impl FnOnce(&mut World, &mut Driver) -> R) -> Option<R> {
         let process = &mut self.processes[id.process];
         if process.life != id.life || process.state == State::Down {
             return None;
@@ -462,7 +460,12 @@ impl World {
                 Input::Link(LinkInput::Frame { link, header, payload }) => {
                     let messages = twofold_proto::link::Messages::new(payload).filter_map(Result::ok);
                     let kinds: Vec<String> = messages.map(|message| describe(&message)).collect();
-                    format!("{link:?} frame {} ack {}: {}", header.number, header.acknowledged, kinds.join(", "))
+                    format!(
+                        "{link:?} frame {} ack {}: {}",
+                        header.number,
+                        header.acknowledged,
+                        kinds.join(", ")
+                    )
                 }
                 other => format!("{other:?}"),
             };

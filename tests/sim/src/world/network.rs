@@ -60,6 +60,8 @@ struct Side {
     /// Whoever writes to this side waits for room.
     awaited: bool,
     stalled: bool,
+    /// Something on the way to this side was lost, so nothing that was sent after it arrives.
+    torn: bool,
 }
 
 /// The network of all hosts.
@@ -142,6 +144,7 @@ impl Network {
             last_due: Time(0),
             awaited: false,
             stalled: false,
+            torn: false,
         };
         self.next += 1;
         self.connections.insert(self.next, [side(dialer), side(acceptor)]);
@@ -191,6 +194,9 @@ impl Network {
         let (here, there) = (sides[usize::from(from.side)].host, sides[usize::from(1 - from.side)].host);
         let due = now + self.latency(random, here, there);
         let to = self.side(from.other()).filter(|side| side.open)?;
+        if to.torn && item != Item::End {
+            return None;
+        }
         let due = due.max(to.last_due);
         to.last_due = due;
         to.bytes += item.len();
@@ -232,9 +238,10 @@ impl Network {
         self.side(end).is_some_and(|side| !side.arrived.is_empty())
     }
 
-    /// Loses the end of what is on its way to this end, from anywhere on.
+    /// Loses what is on its way to this end, from anywhere on, and all that is sent after it.
     pub fn lose_in_flight(&mut self, random: &mut Random, end: End) {
         let Some(side) = self.side(end) else { return };
+        side.torn = true;
         let total: usize = side.in_flight.iter().map(|(_, item)| item.len()).sum();
         let mut keep = random.below(total as u64 + 1) as usize;
         let mut kept = VecDeque::new();

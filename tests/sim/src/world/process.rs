@@ -221,8 +221,7 @@ impl World {
         let actors = self.actors_of(place);
         let process = &mut self.processes[place];
         let (life, node, senders) = (process.life, process.node, actors.len());
-        process.machines =
-            actors.into_iter().map(|actor| Some(Driver::new(actor, senders))).collect();
+        process.machines = actors.into_iter().map(|actor| Some(Driver::new(actor, senders))).collect();
         self.trace.say(now, || format!("{node:?} starts life {life}"));
         if self.processes[place].kind == Kind::Data {
             // Before the first timer.
@@ -283,7 +282,9 @@ impl World {
             return;
         }
         let (node, life) = (self.processes[place].node, self.processes[place].life);
-        self.trace.say(self.now, || format!("{node:?} dies in life {life}{}", if host { ", with its host" } else { "" }));
+        self.trace.say(self.now, || {
+            format!("{node:?} dies in life {life}{}", if host { ", with its host" } else { "" })
+        });
         let restart = self.restart_delay(place);
         self.bury(place, host, restart);
         if host && let Some(angel) = self.angel_of(place) {
@@ -459,9 +460,8 @@ impl World {
         let Some(armed) = &self.processes[id.process].armed else { return false };
         match (armed.trigger, &mut driver.actor) {
             (Trigger::Write, actor) => {
-                let mut writes = |&link: &_| {
-                    actor.links().get(link).is_some_and(|link| link.unwritten().next().is_some())
-                };
+                let mut writes =
+                    |&link: &_| actor.links().get(link).is_some_and(|link| link.unwritten().next().is_some());
                 dirty.iter().any(&mut writes)
             }
             (trigger, Actor::Worker(worker)) => trigger.count(worker.counters()) > armed.before[id.index],
@@ -487,7 +487,11 @@ impl World {
             return;
         }
         if let Some(restart) = process.exit {
-            assert!(restart || process.stopping, "{:?} ends for good though nobody asked it to", process.node);
+            assert!(
+                restart || process.stopping,
+                "{:?} ends for good though nobody asked it to",
+                process.node
+            );
             let delay = self.restart_delay(place);
             self.bury(place, false, delay);
             self.schedule(self.now + delay, Event::Start(place));
@@ -560,7 +564,8 @@ impl World {
         let from = process.host;
         let wanted = self.with_driver(id, |_, driver| driver.dialing(failed)).flatten();
         let Some((to, hello)) = wanted else { return };
-        let is_target = |process: &Process| process.node == to.node && !matches!(process.kind, Kind::Angel(_));
+        let is_target =
+            |process: &Process| process.node == to.node && !matches!(process.kind, Kind::Angel(_));
         let Some(place) = self.processes.iter().position(is_target) else { panic!("{to:?} is nobody") };
         let target = &self.processes[place];
         let (host, life) = (target.host, target.life);
