@@ -3,7 +3,7 @@
 
 use twofold_proto::{
     error::{Error, ErrorClass, ErrorCode},
-    ids::{PartitionId, TableId},
+    ids::{Epoch, PartitionId, TableId},
     links::LinkId,
     message::{
         BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, TransactionReq,
@@ -261,6 +261,11 @@ impl Client {
             _ => false,
         };
         if commits {
+            if self.epoch == Epoch::default() {
+                // Without an epoch it could not be told later whether the outcome was forgotten. The worker's first frame
+                // brings one.
+                return Err(Blocked::Unserved);
+            }
             if self.session.is_full() {
                 let text = "too many commits of this session have no answer";
                 return Err(Blocked::Full(Error::new(ErrorCode::Overloaded, text)));

@@ -139,7 +139,7 @@ impl Outcomes {
 
     /// Whether the outcome of a commit that was asked for in this epoch may have been forgotten.
     pub fn may_have_forgotten(&self, epoch: Epoch) -> bool {
-        epoch <= self.forgotten
+        self.forgotten > Epoch::default() && epoch <= self.forgotten
     }
 
     /// A session has a link here.
