@@ -96,10 +96,14 @@ impl Choice<'_> {
         self.facts.gone.contains(&life) || silent()
     }
 
-    /// Whether two members have lost contact in one direction at least, and both had the time to notice.
+    /// Whether two members have lost contact in one direction at least, and both had the time to notice. One that has been
+    /// silent for a while may have died, and is as likely as not the reason why the other does not hear it: that is not
+    /// known before its silence is long enough.
     fn are_separated(&self, a: &Member, b: &Member) -> bool {
-        let settled =
-            |heard: &&Heard| heard.report.view == self.view.number && heard.known >= self.config.failure();
+        let failure = self.config.failure();
+        let settled = |heard: &&Heard| {
+            heard.report.view == self.view.number && heard.known >= failure && heard.age < failure / 2
+        };
         let (Some(of_a), Some(of_b)) =
             (self.fresh(life(a)).filter(settled), self.fresh(life(b)).filter(settled))
         else {

@@ -26,6 +26,9 @@ const WELL_FOR: Duration = Duration::from_millis(1800);
 /// How long a refuge is left in peace.
 const PEACE: Duration = Duration::from_millis(2500);
 
+/// The name of the fault that loses data.
+pub const GROUP_DIES: &str = "node group dies";
+
 /// What makes the faults of a run.
 #[derive(Debug)]
 pub struct Faults {
@@ -438,6 +441,6 @@ impl Faults {
         for node in config.group_nodes(group) {
             world.kill(Faults::place_of(world, node), host);
         }
-        *self.happened.entry("node group dies").or_default() += 1;
+        *self.happened.entry(GROUP_DIES).or_default() += 1;
     }
 }

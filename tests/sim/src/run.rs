@@ -25,7 +25,7 @@ use crate::{
         self, Violation,
         replicas::{Replicas, RowSummary},
     },
-    fault::{Faults, newest_view},
+    fault::{Faults, GROUP_DIES, newest_view},
     scenario::{Profile, Scenario, TRANSACTIONS_MIN},
     workload::{Context, Rows, Step, Workload, rows},
     world::{
@@ -375,6 +375,9 @@ impl Run<'_> {
         self.ending = true;
         self.world.heal_network();
         self.until("everything heals", PATIENCE, |run| run.is_settled());
+        let restarts = newest_view(&self.world).restart;
+        let expected = if self.faults.happened.contains_key(GROUP_DIES) { 2 } else { 1 };
+        assert_eq!(restarts, expected, "the cluster began anew though no node group was killed");
     }
 
     fn is_settled(&self) -> bool {

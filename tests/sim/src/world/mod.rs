@@ -3,6 +3,7 @@
 
 pub mod angel;
 pub mod clock;
+mod describe;
 pub mod driver;
 pub mod machine;
 pub mod network;
@@ -28,6 +29,7 @@ use twofold_proto::{
 };
 
 use self::{
+    describe::describe,
     driver::{Driver, Failed},
     machine::{Actor, Input, Message},
     network::{End, Item, Network},
@@ -495,61 +497,4 @@ impl World {
             }
         }
     }
-}
-
-fn describe(message: &twofold_proto::link::Message<'_>) -> String {
-    use twofold_proto::message::{self, Kind as K};
-    fn show<T: serde::de::DeserializeOwned + fmt::Debug>(body: &[u8]) -> String {
-        message::control::<T>(body).map_or_else(|error| error.to_string(), |value| format!("{value:?}"))
-    }
-    let Ok(kind) = K::from_number(message.kind) else { return format!("kind {}", message.kind) };
-    let body = message.body;
-    let text = match kind {
-        K::ViewOrd => show::<twofold_proto::view::View>(body),
-        K::StatusReq => show::<message::StatusReq>(body),
-        K::StatusConf => show::<message::StatusConf>(body),
-        K::TransactionRef => show::<message::TransactionRef>(body),
-        K::ExecuteRef => show::<message::ExecuteRef>(body),
-        K::UndoOrd => show::<message::UndoOrd>(body),
-        K::WoundOrd => show::<message::WoundOrd>(body),
-        K::EndOrd => show::<twofold_proto::ids::TransactionId>(body),
-        K::PrepareReq => show::<message::PrepareReq>(body),
-        K::PrepareConf => show::<message::PrepareConf>(body),
-        K::PrepareRef => show::<message::PrepareRef>(body),
-        K::DecideReq => show::<message::DecideReq>(body),
-        K::DecideConf => show::<message::DecideConf>(body),
-        K::OutcomeReq => show::<message::OutcomeReq>(body),
-        K::OutcomeConf => show::<message::OutcomeConf>(body),
-        K::ReplicaStateOrd => show::<message::ReplicaStateOrd>(body),
-        K::EpochOrd => show::<message::EpochOrd>(body),
-        K::EpochDoneRep => show::<message::EpochDoneRep>(body),
-        K::ReportOrd => show::<message::ReportOrd>(body),
-        K::GoneOrd | K::GoneRep => show::<message::GoneOrd>(body),
-        K::StopOrd => show::<message::StopOrd>(body),
-        K::WriteSetReq => {
-            let mut reader = twofold_proto::wire::Reader::new(body, "write set");
-            let mut participants = Vec::new();
-            let header = message::WriteSetHeader::parse(&mut reader, &mut participants);
-            format!("{header:?} {participants:?}")
-        }
-        K::DecideOrd => format!("{:?}", message::DecideOrd::parse(body)),
-        K::TransactionReq => {
-            let mut reader = twofold_proto::wire::Reader::new(body, "transaction");
-            format!("{:?}", message::TransactionReq::parse(&mut reader))
-        }
-        K::ExecuteReq => {
-            let mut reader = twofold_proto::wire::Reader::new(body, "execute");
-            format!("{:?}", message::ExecuteReq::parse(&mut reader))
-        }
-        K::TransactionConf => {
-            let mut reader = twofold_proto::wire::Reader::new(body, "transaction");
-            format!("{:?}", message::TransactionConf::parse(&mut reader))
-        }
-        K::WriteReq => {
-            let mut reader = twofold_proto::wire::Reader::new(body, "write");
-            format!("{:?}", message::IndependentWrite::parse(&mut reader))
-        }
-        _ => String::new(),
-    };
-    format!("{kind:?} {text}")
 }
