@@ -258,6 +258,10 @@ fn a_row_takes_at_most_40_bytes_beyond_its_data() {
     let beyond = bytes as f64 / ROWS as f64 - 108.0;
     println!("{beyond:.1} bytes beyond key and body");
     assert!(beyond <= 40.0, "{beyond} bytes");
+    let found = |(partition, tag, key): &(u16, u32, [u8; 8])| {
+        loaded.fragments[usize::from(*partition)].find(*tag, key, &loaded.arena).is_some()
+    };
+    assert!(loaded.places.iter().all(found));
 }
 
 /// Prints how long lookups take: `cargo test --release -p twofold-storage -- --nocapture lookups`.
