@@ -13,7 +13,7 @@ const MANAGEMENT_PORT: u16 = 1186;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "twofold-apinode", version, after_help = AFTER_HELP)]
 pub struct Arguments {
-    /// Management nodes, any of them: HOST[:PORT], separated by commas
+    /// Management nodes, any of them: HOST or HOST:PORT, separated by commas
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     #[arg(value_parser = address)]
     pub mgm: Vec<String>,

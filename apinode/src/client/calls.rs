@@ -262,8 +262,11 @@ impl Client {
         };
         if commits {
             if self.epoch == Epoch::default() {
-                // Without an epoch it could not be told later whether the outcome was forgotten. The worker's first frame
-                // brings one.
+                // Without an epoch it could not be told later whether the outcome was forgotten. Every frame of a worker
+                // brings one, so anything that it answers will do.
+                let mark = self.session.mark();
+                link.send(Kind::MarkOrd as u8, 0, |out| out.put_u64(mark));
+                link.want_acknowledgement();
                 return Err(Blocked::Unserved);
             }
             if self.session.is_full() {

@@ -221,9 +221,10 @@ impl Node {
     }
 
     pub(super) fn report(&self, now: Time) -> ReportOrd {
-        let hears = |(life, peer): (&Life, &Peer)| {
-            (peer.heard_within(now, self.config.failure()) && !self.gone.contains(life)).then_some(*life)
-        };
+        // That a life has ended is for its angel to tell the leader. Left out here it would look cut off from this node,
+        // and this node from it.
+        let hears =
+            |(life, peer): (&Life, &Peer)| peer.heard_within(now, self.config.failure()).then_some(*life);
         let ready = |life: &Life| self.view.state(life.node, life.incarnation) == Some(MemberState::Ready);
         // Who counts a buddy holds no lease any more that is longer than the buddy allows.
         let counts = self.workers.all_answered(self.lease_question);

@@ -204,24 +204,21 @@ impl Worker {
     }
 
     /// An independent operation has run: prepares what it writes, or answers at once if that is nothing.
-    pub(super) fn independent_done(&mut self, slot: u32, result: &[u8]) {
+    pub(super) fn independent_done(&mut self, slot: u32) {
         let local = self.locals.get_mut(slot).expect("it has run");
-        let commit_number = match local.origin {
-            Origin::Independent { client, request, commit_number } => {
-                if local.writes.is_empty() {
-                    self.answer_operation(client, request, result);
-                }
-                commit_number
-            }
-            _ => 0,
-        };
-        let local = self.locals.get_mut(slot).expect("it has run");
+        let origin = local.origin;
         if local.writes.is_empty() {
+            if let Origin::Independent { client, request, .. } = origin {
+                let result = std::mem::take(&mut local.result);
+                self.answer_operation(client, request, &result);
+            }
             return self.end_local(slot);
         }
+        let commit_number = match origin {
+            Origin::Independent { commit_number, .. } => commit_number,
+            _ => 0,
+        };
         // The result waits beside the pending version until the decision.
-        local.result.clear();
-        local.result.extend_from_slice(result);
         let partition = local.partitions[0];
         let participant =
             message::Participant { partition: partition.partition, operations: partition.operations };

@@ -4,15 +4,15 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`client`] | requests of clients: reads, independent writes, scans, questions about outcomes |
-//! | [`coordinator`] | the TC: statements, Prepare, decision |
-//! | [`query`] | the local handler: operations under locks, pending versions |
-//! | [`participant`] | Prepare and decision at the primary of a partition |
-//! | [`replication`] | write sets and decisions on their way to the replicas, and there |
-//! | [`outcome`] | what became of whom, and questions of those in doubt |
-//! | [`takeover`] | a new view: who serves what, reconciling |
-//! | [`copy`] | partitions copied to a joining node |
-//! | [`epoch`] | what the worker is done with; housekeeping |
+//! | `client` | requests of clients: reads, independent writes, scans, questions about outcomes |
+//! | `coordinator` | the TC: statements, Prepare, decision |
+//! | `query` | the local handler: operations under locks, pending versions |
+//! | `participant` | Prepare and decision at the primary of a partition |
+//! | `replication` | write sets and decisions on their way to the replicas, and there |
+//! | `outcome` | what became of whom, and questions of those in doubt |
+//! | `takeover` | a new view: who serves what, reconciling |
+//! | `copy` | partitions copied to a joining node |
+//! | `epoch` | what the worker is done with; housekeeping |
 
 mod client;
 mod coordinator;

@@ -326,7 +326,6 @@ impl Worker {
         self.counters.planted += 1;
         let state = &mut self.partitions[usize::from(partition.0)];
         state.number += 1;
-        let participants = [Participant { partition, operations: 0 }];
         let header = WriteSetHeader {
             partition,
             number: state.number,
@@ -340,7 +339,9 @@ impl Worker {
             images: 0,
         };
         let mut write_set = self.write_sets.recycled();
-        write_set.reset(header, &participants, None);
+        write_set.reset(header, None);
+        write_set.participants.clear();
+        write_set.participants.push(Participant { partition, operations: 0 });
         let slot = self.open_write_set(write_set);
         self.replicate(slot);
         Some(slot)

@@ -128,7 +128,9 @@ impl Worker {
             images: images as u32,
         };
         let mut write_set = self.write_sets.recycled();
-        write_set.reset(header, participants, Some(slot));
+        write_set.reset(header, Some(slot));
+        write_set.participants.clear();
+        write_set.participants.extend_from_slice(participants);
         write_set.answer_coordinator = matches!(local.origin, Origin::Coordinated(_));
         for (index, write) in local.writes.iter().enumerate() {
             if newest((index, write)) {

@@ -23,7 +23,7 @@ use twofold_storage::{
     lock::{Acquired, LockId, LockKey, Mode},
 };
 
-use super::{Task, Worker};
+use super::{Task, Worker, slab::SPARE_BYTES_MAX};
 
 /// Where a local transaction came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,6 +61,9 @@ pub(super) struct PendingWrite {
     /// The key's pending version before this one.
     previous: Option<u32>,
 }
+
+/// Bytes before each result of a statement: u16 index, u32 length.
+const RESULT_FRAME: usize = 6;
 
 /// A statement under way.
 #[derive(Debug, Default)]
@@ -211,7 +214,9 @@ impl Worker {
     /// Begins an independent write. `operation` has been parsed from `bytes` already.
     pub(super) fn execute_independent(&mut self, slot: u32, bytes: &[u8]) {
         let local = self.locals.get_mut(slot).expect("just begun");
-        local.statement = Some(Statement { left: 1, ..Statement::default() });
+        let mut results = std::mem::take(&mut local.result);
+        results.clear();
+        local.statement = Some(Statement { left: 1, results, ..Statement::default() });
         self.run_statement(slot, bytes);
     }
 
@@ -475,6 +480,10 @@ impl Worker {
         for lock in local.locks.drain(..) {
             self.locks.release(lock, slot, &mut self.woken);
         }
+        for buffer in [&mut local.bodies, &mut local.parked, &mut local.result] {
+            buffer.clear();
+            buffer.shrink_to(SPARE_BYTES_MAX);
+        }
         self.locals.recycle(local);
         self.wake();
     }
@@ -547,7 +556,9 @@ impl Worker {
                 });
             }
             Origin::Independent { .. } | Origin::Housekeeping => {
-                self.independent_done(slot, &statement.results[6..])
+                local.result = statement.results;
+                local.result.drain(..RESULT_FRAME);
+                self.independent_done(slot);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
-use super::{Said, Task, Worker, outcome::Doubt, query::Origin, waits::Action};
+use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::SPARE_BYTES_MAX, waits::Action};
 use twofold_proto::{
     ids::{PartitionId, Version, ViewNumber},
     links::LinkId,
@@ -60,10 +60,9 @@ impl Default for WriteSet {
 }
 
 impl WriteSet {
-    pub fn reset(&mut self, header: WriteSetHeader, participants: &[Participant], local: Option<u32>) {
+    /// Makes a used one new, but for its participants.
+    pub fn reset(&mut self, header: WriteSetHeader, local: Option<u32>) {
         self.header = header;
-        self.participants.clear();
-        self.participants.extend_from_slice(participants);
         self.body.clear();
         self.local = local;
         (self.confirmed, self.answer_coordinator, self.doubt) = (false, false, None);
@@ -218,6 +217,7 @@ impl Worker {
         }
         self.outcomes.record(&header, outcome);
         self.tasks.extend(write_set.observers.drain(..).map(Task::Observer));
+        write_set.body.shrink_to(SPARE_BYTES_MAX);
         self.write_sets.recycle(write_set);
     }
 
@@ -251,8 +251,7 @@ impl Worker {
         let mut reader = Reader::new(body, "WriteSetReq");
         let mut write_set = self.write_sets.recycled();
         let header = WriteSetHeader::parse(&mut reader, &mut write_set.participants)?;
-        let participants = std::mem::take(&mut write_set.participants);
-        write_set.reset(header, &participants, None);
+        write_set.reset(header, None);
         let images = reader.rest();
         for _ in 0..header.images {
             Image::parse(&mut reader)?;

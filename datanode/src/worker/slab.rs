@@ -8,8 +8,10 @@ pub(super) struct Slab<T> {
     spare: Vec<Box<T>>,
 }
 
-/// Values kept for their buffers.
-const SPARE_MAX: usize = 1024;
+/// Values kept for their buffers: what is under way at once in a busy worker.
+const SPARE_MAX: usize = 8192;
+/// A buffer of a spare value keeps this many bytes at most.
+pub(super) const SPARE_BYTES_MAX: usize = 2048;
 
 impl<T> Default for Slab<T> {
     fn default() -> Slab<T> {

@@ -195,7 +195,11 @@ impl Run<'_> {
     fn advance(&mut self, until: Time) {
         let mut outputs = Vec::new();
         self.world.advance(until, &mut outputs);
-        for output in outputs {
+        // A user of a client that died with its answer has not seen it.
+        let died = |of: usize| move |output: &Output| matches!(output, Output::Died { process, .. } if *process == of);
+        let unseen = |output: &Output| matches!(output, Output::Answer { process, .. } if outputs.iter().any(died(*process)));
+        let seen = outputs.iter().map(|output| !unseen(output)).collect::<Vec<_>>();
+        for (output, _) in outputs.into_iter().zip(seen).filter(|(_, seen)| *seen) {
             self.on_output(output);
         }
         if self.world.now() >= self.next_look {
