@@ -171,7 +171,7 @@ fn medians(results: &[PhaseResult]) -> Vec<Median> {
     phases.into_iter().map(median_of).collect()
 }
 
-/// The heading of [`line`].
+/// The heading of what [`line()`] says.
 pub fn heading() -> String {
     format!(
         "{:<8} {:>3} {:>12} {:>10} {:>10} {:>10} {:>10} {:>10}   CPU µs per operation",

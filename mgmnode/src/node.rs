@@ -1,7 +1,7 @@
 //! The machine of a management node: a voter of the register, and, while it leads, the one who decides.
 //!
 //! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
-//! parts: [`peers`] the links, [`reports`] what data nodes say, [`requests`] what clients and people ask for.
+//! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for.
 
 mod peers;
 mod reports;

@@ -40,7 +40,7 @@ const THREADS_MAX: u16 = 256;
 /// Which cluster, and with how many threads.
 #[derive(Args, Clone, Debug)]
 pub struct ClusterArguments {
-    /// Management nodes, any of them: HOST[:PORT], separated by commas
+    /// Management nodes, any of them: HOST or HOST:PORT, separated by commas
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',')]
     #[arg(default_value = "127.0.0.1:1186")]
     pub mgm: Vec<String>,
