@@ -189,7 +189,7 @@ impl Worker {
         let pended = self.pend(slot, lock, schema.version as u16, None);
         pended.expect("a deletion needs no memory");
         self.counters.purged += 1;
-        self.independent_done(slot, &[]);
+        self.independent_done(slot);
         self.run_tasks();
     }
 }
