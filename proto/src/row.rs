@@ -165,42 +165,64 @@ pub fn check_body(schema: &Schema, key_length: usize, body: &[u8]) -> Result<(),
     }
     let layout = schema.newest_layout();
     let fixed = body.get(..layout.variable_start).ok_or(Malformed("row: too short"))?;
-    if (layout.bits..layout.bitmap * 8).any(|bit| is_null(fixed, bit)) {
-        return Err(Malformed("row: unused bits of the null bitmap are set").into());
-    }
+    let (nulls, _) = fixed.split_at(layout.bitmap);
     let mut variable = Reader::new(&body[layout.variable_start..], "row");
-    for (index, (column, place)) in schema.columns.iter().zip(&layout.places).enumerate() {
-        let refuse = Refusal::of_column(index as u16);
-        let null = match *place {
-            Place::Key(_) => continue,
-            Place::Fixed { bit, offset, width } => {
-                let bytes = &fixed[offset..offset + width];
-                let null = is_null(fixed, bit);
-                if null && bytes.iter().any(|&byte| byte != 0) {
-                    return Err(refuse(ResultCode::Malformed));
-                }
-                column.column_type.read_fixed(bytes).map_err(|_| refuse(ResultCode::Malformed))?;
-                null
-            }
-            Place::Variable { bit, .. } => {
-                let before = variable.rest().len();
-                let length = variable.varint()? as usize;
-                let canonical = before - variable.rest().len() == varint_length(length);
-                let bytes = variable.bytes(length)?;
-                let null = is_null(fixed, bit);
-                let text = column.column_type.family() == Family::Text;
-                if !canonical || null && length != 0 || text && std::str::from_utf8(bytes).is_err() {
-                    return Err(refuse(ResultCode::Malformed));
-                }
-                column.column_type.fit_length(bytes).map_err(&refuse)?;
-                null
-            }
-        };
-        if null && !column.nullable {
-            return Err(refuse(ResultCode::NullValue));
+    if nulls.iter().all(|&byte| byte == 0) {
+        // Nothing can be wrong with an integer that is no NULL.
+        for &column in &layout.restricted {
+            check_column(schema, layout, column, fixed, &mut variable)?;
+        }
+    } else {
+        if (layout.bits..layout.bitmap * 8).any(|bit| is_null(fixed, bit)) {
+            return Err(Malformed("row: unused bits of the null bitmap are set").into());
+        }
+        for column in 0..layout.places.len() as u16 {
+            check_column(schema, layout, column, fixed, &mut variable)?;
         }
     }
     variable.finish().map_err(Refusal::from)
+}
+
+/// Checks one column of a row: its fixed-width part is `fixed`, its variable-width values from this column's on are
+/// what `variable` has left.
+fn check_column(
+    schema: &Schema,
+    layout: &Layout,
+    index: u16,
+    fixed: &[u8],
+    variable: &mut Reader<'_>,
+) -> Result<(), Refusal> {
+    let column = &schema.columns[usize::from(index)];
+    let refuse = Refusal::of_column(index);
+    let null = match layout.places[usize::from(index)] {
+        Place::Key(_) => return Ok(()),
+        Place::Fixed { bit, offset, width } => {
+            let bytes = &fixed[offset..offset + width];
+            let null = is_null(fixed, bit);
+            if null && bytes.iter().any(|&byte| byte != 0) {
+                return Err(refuse(ResultCode::Malformed));
+            }
+            column.column_type.read_fixed(bytes).map_err(|_| refuse(ResultCode::Malformed))?;
+            null
+        }
+        Place::Variable { bit, .. } => {
+            let before = variable.rest().len();
+            let length = variable.varint()? as usize;
+            let canonical = before - variable.rest().len() == varint_length(length);
+            let bytes = variable.bytes(length)?;
+            let null = is_null(fixed, bit);
+            let text = column.column_type.family() == Family::Text;
+            if !canonical || null && length != 0 || text && std::str::from_utf8(bytes).is_err() {
+                return Err(refuse(ResultCode::Malformed));
+            }
+            column.column_type.fit_length(bytes).map_err(&refuse)?;
+            null
+        }
+    };
+    if null && !column.nullable {
+        return Err(refuse(ResultCode::NullValue));
+    }
+    Ok(())
 }
 
 /// The key and the body of the row whose columns have these values, one for each column.

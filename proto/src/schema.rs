@@ -411,6 +411,8 @@ pub(crate) struct Layout {
     pub variable_start: usize,
     /// How many of them there are.
     pub variables: usize,
+    /// The columns outside the key whose bytes may be wrong though they are no NULL: not those of integers.
+    pub restricted: Vec<u16>,
 }
 
 impl Layout {
@@ -418,12 +420,23 @@ impl Layout {
         let columns = table.columns.iter().take_while(|column| column.since <= since);
         let bits = columns.clone().count() - table.primary_key.len();
         let bitmap = bits.div_ceil(8);
-        let mut layout = Layout { since, places: vec![], bitmap, bits, variable_start: bitmap, variables: 0 };
+        let mut layout = Layout {
+            since,
+            places: vec![],
+            bitmap,
+            bits,
+            variable_start: bitmap,
+            variables: 0,
+            restricted: vec![],
+        };
         let mut bit = 0;
         for (index, column) in columns.enumerate() {
             if let Some(position) = table.primary_key.iter().position(|&key| usize::from(key) == index) {
                 layout.places.push(Place::Key(position));
                 continue;
+            }
+            if !matches!(column.column_type.family(), Family::Int | Family::UInt) {
+                layout.restricted.push(index as u16);
             }
             layout.places.push(match column.column_type.width() {
                 Some(width) => {

@@ -323,6 +323,26 @@ impl Arena {
         let length = row.length();
         let id = self.allocate(length, bound)?;
         self.rows += 1;
+        self.write(id, row);
+        Some(id)
+    }
+
+    /// Puts a row in the place of another, without its flags, if it takes a cell of the same size. Returns whether it
+    /// does; if not, nothing has changed.
+    #[must_use]
+    pub fn overwrite(&mut self, id: RowId, row: &NewRow<'_>) -> bool {
+        let length = row.length();
+        let fits = length <= CELL_MAX && usize::from(self.infos[id.page()].class) == class_of(length);
+        if fits {
+            self.row_bytes(id);
+            self.write(id, row);
+        }
+        fits
+    }
+
+    /// Lays a row out where there is room for it.
+    fn write(&mut self, id: RowId, row: &NewRow<'_>) {
+        let length = row.length();
         let flags = if row.expiry.0 != 0 { HAS_EXPIRY } else { 0 };
         let schema_version = u16::try_from(row.schema_version).expect("schema versions fit 16 bits");
         let start = id.offset();
@@ -341,7 +361,6 @@ impl Arena {
         let (key, body) = rest.split_at_mut(row.key.len());
         key.copy_from_slice(row.key);
         body.copy_from_slice(row.body);
-        Some(id)
     }
 
     /// Brings the row's header and the start of its key into the cache. Nothing depends on what is read, so the

@@ -42,6 +42,7 @@ fn any_row() -> impl Strategy<Value = Owned> {
 #[derive(Clone, Debug)]
 enum Step {
     Store(Owned),
+    Overwrite(proptest::sample::Index, Owned),
     Free(proptest::sample::Index),
     Stamp(proptest::sample::Index, u64, u32),
     Flag(proptest::sample::Index, bool, bool),
@@ -51,6 +52,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let index = any::<proptest::sample::Index>;
     prop_oneof![
         5 => any_row().prop_map(Step::Store),
+        3 => (index(), any_row()).prop_map(|(at, row)| Step::Overwrite(at, row)),
         3 => index().prop_map(Step::Free),
         1 => (index(), any::<u64>(), any::<u32>()).prop_map(|(at, epoch, number)| Step::Stamp(at, epoch, number)),
         1 => (index(), any::<bool>(), any::<bool>()).prop_map(|(at, locked, set)| Step::Flag(at, locked, set)),
@@ -72,6 +74,15 @@ proptest! {
                     let id = arena.store(&row.row()).unwrap();
                     prop_assert!(model.insert(id, (row, false, false)).is_none());
                 }
+                Step::Overwrite(index, row) => if let Some(id) = pick(&model, &index) {
+                    let before = model[&id].0.row().length();
+                    let length = row.row().length();
+                    let same_cell = before.max(length) <= CELL_MAX && class_of(before) == class_of(length);
+                    prop_assert_eq!(arena.overwrite(id, &row.row()), same_cell);
+                    if same_cell {
+                        model.insert(id, (row, false, false));
+                    }
+                },
                 Step::Free(index) => if let Some(id) = pick(&model, &index) {
                     arena.free(id);
                     model.remove(&id);

@@ -166,6 +166,9 @@ impl Store {
         };
         self.expiring += u64::from(expiry.0 != 0);
         let row = NewRow { version, schema_version: schema_version.into(), expiry, key, body };
+        if old.is_some_and(|old| self.arena.overwrite(old, &row)) {
+            return;
+        }
         let new = self.arena.store_always(&row);
         match old {
             Some(old) => {
