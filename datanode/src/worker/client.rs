@@ -122,7 +122,7 @@ impl Worker {
         if waits
             && let Some(lock) = self.locks.find(&key)
             && let Some((owner, true)) = self.locks.exclusive(lock)
-            && self.may_be_committed(owner, partition)
+            && self.may_be_decided(owner, partition)
         {
             let ticket = self.observe(client, Kind::ReadReq, body, 1);
             self.locks.observe(lock, ticket);
@@ -141,13 +141,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether a prepared transaction's client may have heard «committed» already: it has participants whose
-    /// decision may be further than ours.
-    fn may_be_committed(&self, owner: u32, partition: PartitionId) -> bool {
+    fn may_be_decided(&self, owner: u32, partition: PartitionId) -> bool {
         let local = self.locals.get(owner).expect("holders exist");
-        let write_set = local.partitions.iter().find(|local| local.partition == partition);
-        let write_set = write_set.and_then(|local| self.write_sets.get(local.write_set?));
-        write_set.is_some_and(|write_set| write_set.participants.len() > 1)
+        let here = local.partitions.iter().find(|local| local.partition == partition);
+        here.and_then(|local| local.write_set).is_some_and(|slot| self.may_be_committed(slot))
+    }
+
+    /// Whether the client of an open write set may have heard «committed» already: its TC is or was another worker, or
+    /// may tell it when this partition's decision is still to come.
+    fn may_be_committed(&self, slot: u32) -> bool {
+        self.write_sets.get(slot).is_some_and(|write_set| {
+            write_set.participants.len() > 1 || write_set.header.coordinator != self.coordinator_here()
+        })
     }
 
     fn observe(&mut self, client: LinkId, kind: Kind, body: &[u8], left: usize) -> u64 {
@@ -269,9 +274,7 @@ impl Worker {
             .open
             .iter()
             .copied()
-            .filter(|&slot| {
-                self.write_sets.get(slot).is_some_and(|write_set| write_set.participants.len() > 1)
-            })
+            .filter(|&slot| self.may_be_committed(slot))
             .collect();
         if uncertain.is_empty() {
             return self.scan_now(client, body);

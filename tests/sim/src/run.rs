@@ -377,7 +377,7 @@ impl Run<'_> {
     fn settle(&mut self) {
         self.fault_due = None;
         self.ending = true;
-        self.world.heal_network();
+        self.world.heal();
         self.until("everything heals", PATIENCE, |run| run.is_settled());
         let restarts = newest_view(&self.world).restart;
         let expected = if self.faults.happened.contains_key(GROUP_DIES) { 2 } else { 1 };

@@ -328,7 +328,8 @@ impl World {
     }
 
     /// Everything gets through again.
-    pub fn heal_network(&mut self) {
+    pub fn heal(&mut self) {
+        self.call_off();
         let waiting = self.network.heal();
         self.deliver_stalled(waiting);
     }

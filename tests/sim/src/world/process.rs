@@ -445,6 +445,13 @@ impl World {
         }
     }
 
+    /// No process dies or stands still that has not done so yet.
+    pub(super) fn call_off(&mut self) {
+        for process in &mut self.processes {
+            (process.armed, process.pause_in_turn) = (None, None);
+        }
+    }
+
     /// Whether a death is to come for the process.
     pub fn is_armed(&self, place: usize) -> bool {
         self.processes[place].armed.is_some()
