@@ -33,6 +33,9 @@ use arguments::Arguments;
 const BACKLOG: u32 = 1024;
 /// How long a node that was asked to stop waits for its answers.
 const STOP_TIME: Duration = Duration::from_secs(10);
+/// How often a gRPC client is asked whether it is still there, and how long it may take to say so.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the process cannot go on.
 #[derive(Debug)]
@@ -204,6 +207,8 @@ async fn bind(host: &str, port: u16, shared: bool) -> io::Result<TcpSocket> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(shared)?;
+        // Connections have this from their listener: one whose client's host is gone ends.
+        socket.set_keepalive(true)?;
         socket.bind(address)?;
         Ok(socket)
     };
@@ -229,7 +234,11 @@ async fn serve(
         let _ = report.send(Report::Serves);
         // Without the delay of small writes, or HTTP/2 stalls for 40 ms at a time.
         let calls = TcpIncoming::from(calls).with_nodelay(Some(true));
-        Ok(Server::builder().add_routes(services).serve_with_incoming(calls).await?)
+        // A client whose host is gone must not keep its transactions open.
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        Ok(server.add_routes(services).serve_with_incoming(calls).await?)
     };
     tokio::select! {
         () = driver.run() => Ok(()),

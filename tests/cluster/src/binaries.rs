@@ -7,11 +7,15 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the binaries are: beside this test's own folder `deps`.
+/// Where the binaries are: beside this program, or beside the folder `deps` that this test is in.
 fn folder() -> PathBuf {
     let own = env::current_exe().expect("a process knows its program");
-    let profile = own.parent().and_then(|deps| deps.parent()).expect("tests are in TARGET/PROFILE/deps");
-    profile.into()
+    let folder = own.parent().expect("a program is in a folder");
+    folder
+        .ancestors()
+        .find(|folder| !folder.ends_with("deps"))
+        .expect("tests are in TARGET/PROFILE/deps")
+        .into()
 }
 
 /// The path of a program; all are built once.
@@ -30,21 +34,11 @@ fn build() -> PathBuf {
         Some(profile) => profile,
         None => panic!("{} names no profile", folder.display()),
     };
-    let packages = [
-        "twofold-cli",
-        "twofold-mgmnode-server",
-        "twofold-datanode-server",
-        "twofold-apinode-server",
-        "twofold-bench",
-    ];
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     cargo
-        .args(["build", "--bins", "--profile", profile, "--target-dir"])
+        .args(["build", "--locked", "--bins", "--profile", profile, "--target-dir"])
         .arg(folder.parent().unwrap_or(&folder));
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
     let status = cargo.status().expect("cargo runs this test, so it is there");
     assert!(status.success(), "the programs under test cannot be built");
     folder

@@ -1,6 +1,7 @@
 //! Load that notes what was acknowledged.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -10,14 +11,28 @@ use serde_json::Value;
 
 use crate::{Cluster, binary, eventually, run};
 
-/// How long the load runs, in seconds. The faults under it may take longer; it then simply ends before them.
-const SECONDS: &str = "8";
-const KEYS: &str = "200";
+/// How much load, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// How long it runs, in seconds. The faults under it may take longer; it then simply ends before them.
+    pub seconds: u32,
+    /// How many keys are written and read, one call at a time each.
+    pub keys: u64,
+    /// How long a key rests after each call, in seconds.
+    pub pause: f64,
+}
+
+impl Default for Load {
+    fn default() -> Load {
+        Load { seconds: 8, keys: 200, pause: 0.005 }
+    }
+}
 
 /// `twofold-bench journal`, while it runs.
 pub struct Journal {
     child: Child,
-    name: &'static str,
+    load: Load,
+    name: String,
     file: PathBuf,
     json: PathBuf,
 }
@@ -27,10 +42,19 @@ impl Journal {
     ///
     /// # Panics
     /// If it does not start, or nothing is acknowledged.
-    pub fn start(cluster: &Cluster, name: &'static str) -> Journal {
+    pub fn start(cluster: &Cluster, name: &str) -> Journal {
+        Journal::with_load(cluster, name, Load::default())
+    }
+
+    /// Starts it with another load.
+    ///
+    /// # Panics
+    /// If it does not start, or nothing is acknowledged.
+    pub fn with_load(cluster: &Cluster, name: &str, load: Load) -> Journal {
         let (file, json) = (cluster.file(name), cluster.file(&format!("{name}.json")));
         let child = Command::new(binary("twofold-bench"))
-            .args(["journal", "--seconds", SECONDS, "--keys", KEYS, "--table", name])
+            .args(["journal", "--table", name, "--seconds", &load.seconds.to_string()])
+            .args(["--keys", &load.keys.to_string(), "--pause", &load.pause.to_string()])
             .args(["--mgm", &cluster.management()])
             .arg("--file")
             .arg(&file)
@@ -40,7 +64,7 @@ impl Journal {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the journal starts");
-        let mut journal = Journal { child, name, file, json };
+        let mut journal = Journal { child, load, name: name.into(), file, json };
         journal.wait_for_more(0);
         journal
     }
@@ -52,7 +76,7 @@ impl Journal {
 
     /// Waits until it has written more lines than this, as many more as it has keys; or until it has ended.
     pub fn wait_for_more(&mut self, lines: usize) {
-        let wanted = lines + KEYS.parse::<usize>().expect("a number");
+        let wanted = lines + self.load.keys as usize;
         eventually(|| {
             let has_ended = self.child.try_wait().expect("a child can be waited for").is_some();
             let written = self.lines();
@@ -73,14 +97,32 @@ impl Journal {
         let text = fs::read_to_string(&self.json).expect("it wrote its results");
         let results: Value = serde_json::from_str(&text).expect("results are JSON");
         assert!(results["writes"]["done"].as_u64() > Some(0), "{results:#}");
-        assert_eq!(results["read_back"], KEYS.parse::<u64>().expect("a number"), "{results:#}");
-        Journaled { file: self.file }.verified(cluster)
+        assert_eq!(results["read_back"], self.load.keys, "{results:#}");
+        let journaled = Journaled { file: self.file, results };
+        journaled.verify(cluster);
+        journaled
     }
 }
 
 /// What a journal has written.
 pub struct Journaled {
     file: PathBuf,
+    results: Value,
+}
+
+/// A time between two acknowledged writes of one key, both in microseconds since 1970.
+pub struct Gap {
+    /// The first of them.
+    pub begin: u64,
+    /// The second.
+    pub end: u64,
+}
+
+impl Gap {
+    /// How long it is, in milliseconds.
+    pub fn millis(&self) -> f64 {
+        (self.end - self.begin) as f64 / 1000.0
+    }
 }
 
 impl Journaled {
@@ -97,8 +139,26 @@ impl Journaled {
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn verified(self, cluster: &Cluster) -> Journaled {
-        self.verify(cluster);
-        self
+    /// How many calls failed.
+    pub fn failed(&self) -> u64 {
+        let of = |kind: &str| self.results[kind]["failed"].as_object().into_iter().flatten();
+        of("writes").chain(of("reads")).filter_map(|(_, count)| count.as_u64()).sum()
+    }
+
+    /// The times between the acknowledged writes of each key.
+    ///
+    /// # Panics
+    /// If the journal is none.
+    pub fn gaps(&self) -> Vec<Gap> {
+        let text = fs::read_to_string(&self.file).expect("it was just written");
+        let mut last = BTreeMap::new();
+        let mut gaps = Vec::new();
+        for line in text.lines().filter(|line| line.starts_with("acknowledged ")) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [_, key, _, micros] = words[..] else { panic!("{line}") };
+            let end = micros.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
+            gaps.extend(last.insert(key, end).map(|begin| Gap { begin, end }));
+        }
+        gaps
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 pub use binaries::{binary, run};
 pub use cluster::Cluster;
-pub use journal::Journal;
+pub use journal::{Gap, Journal, Journaled, Load};
 
 /// What has not happened after this has gone wrong, however slow the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(120);

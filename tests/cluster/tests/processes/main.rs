@@ -1,0 +1,4 @@
+//! Real processes, sockets, signals and kills. Not run by a bare `cargo test`; `cargo test --test processes` does.
+
+mod bad_input;
+mod failover;
