@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Incarnation, PartitionId, TransactionId},
+    ids::{Incarnation, TransactionId},
     limits::{CLIENT_LINK_BYTES_MAX, SCAN_BATCH_BYTES},
     links::LinkId,
     message::{self, IndependentWrite, Kind, Outcome, ScanConf, ScanReq},
@@ -14,25 +14,27 @@ use twofold_proto::{
 use twofold_storage::{
     evaluate::{CurrentRow, evaluate},
     fragment::row_tag,
-    lock::LockKey,
+    lock::{LockId, LockKey},
     store::{ScanLimit, ScanStep},
 };
 
-use super::{Peer, Worker, query::Origin};
+use super::{
+    Peer, Worker,
+    query::{Origin, Wait},
+};
 
 /// Requests and transactions that a worker has open at once; more get a temporary error.
 const OPEN_MAX: usize = 200_000;
 /// Rows that a step of a scan looks at, so that a filter that lets nothing through does not hold the worker up.
 const SCAN_VISITED_MAX: u32 = 4096;
 
-/// A request that waits for write sets of transactions that may be committed already.
+/// What waits for write sets of transactions that may be committed already.
 #[derive(Debug)]
-pub(super) struct Observer {
-    client: LinkId,
-    kind: Kind,
-    body: Vec<u8>,
-    /// For a scan: the partition, and how many write sets are yet to be decided.
-    left: usize,
+pub(super) enum Observer {
+    /// A client's read or step of a scan, until so many write sets are decided.
+    Request { client: LinkId, kind: Kind, body: Vec<u8>, left: usize },
+    /// A read without a lock in a statement.
+    Statement { slot: u32, transaction: TransactionId },
 }
 
 impl Worker {
@@ -115,16 +117,9 @@ impl Worker {
         let schema = self.schema(operation.table, operation.schema_version)?;
         let tag = row_tag(&schema, &operation.hash, operation.key);
         let key = LockKey { table: operation.table, partition, tag, key: operation.key };
-        #[cfg(feature = "mutations")]
-        let waits = !self.mutated(crate::mutation::Mutation::ReadThroughPrepared);
-        #[cfg(not(feature = "mutations"))]
-        let waits = true;
-        if waits
-            && let Some(lock) = self.locks.find(&key)
-            && let Some((owner, true)) = self.locks.exclusive(lock)
-            && self.may_be_decided(owner, partition)
-        {
-            let ticket = self.observe(client, Kind::ReadReq, body, 1);
+        if let Some(lock) = self.undecided(&key) {
+            let ticket =
+                self.observe(Observer::Request { client, kind: Kind::ReadReq, body: body.to_vec(), left: 1 });
             self.locks.observe(lock, ticket);
             return Ok(());
         }
@@ -141,10 +136,17 @@ impl Worker {
         Ok(())
     }
 
-    fn may_be_decided(&self, owner: u32, partition: PartitionId) -> bool {
-        let local = self.locals.get(owner).expect("holders exist");
-        let here = local.partitions.iter().find(|local| local.partition == partition);
-        here.and_then(|local| local.write_set).is_some_and(|slot| self.may_be_committed(slot))
+    /// The lock on a key whose writer may be committed already: a read without a lock waits for the decision.
+    pub(super) fn undecided(&mut self, key: &LockKey<'_>) -> Option<LockId> {
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::ReadThroughPrepared) {
+            return None;
+        }
+        let lock = self.locks.find(key)?;
+        let (owner, prepared) = self.locks.exclusive(lock)?;
+        let local = self.locals.get(owner).filter(|_| prepared)?;
+        let here = local.partitions.iter().find(|local| local.partition == key.partition)?;
+        here.write_set.filter(|&slot| self.may_be_committed(slot)).map(|_| lock)
     }
 
     /// Whether the client of an open write set may have heard «committed» already: its TC is or was another worker, or
@@ -155,27 +157,32 @@ impl Worker {
         })
     }
 
-    fn observe(&mut self, client: LinkId, kind: Kind, body: &[u8], left: usize) -> u64 {
+    pub(super) fn observe(&mut self, observer: Observer) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.observers.insert(ticket, Observer { client, kind, body: body.to_vec(), left });
+        self.observers.insert(ticket, observer);
         ticket
     }
 
     /// What an observer waited for has happened, once.
     pub(super) fn on_observed(&mut self, ticket: u64) {
-        let Some(observer) = self.observers.get_mut(&ticket) else { return };
-        observer.left -= 1;
-        if observer.left > 0 {
-            return;
+        match self.observers.get_mut(&ticket) {
+            None => return,
+            Some(Observer::Request { left, .. }) if *left > 1 => return *left -= 1,
+            Some(_) => {}
         }
-        let observer = self.observers.remove(&ticket).expect("just seen");
-        if self.links.get(observer.client).is_some() {
-            let handled = match observer.kind {
-                Kind::ReadReq => self.on_read(observer.client, &observer.body),
-                _ => self.scan_now(observer.client, &observer.body),
-            };
-            handled.expect("it was read once");
+        match self.observers.remove(&ticket).expect("just seen") {
+            Observer::Statement { slot, transaction } => {
+                self.resume(slot, transaction, Wait::Decision(ticket));
+            }
+            Observer::Request { client, kind, body, .. } if self.links.get(client).is_some() => {
+                let handled = match kind {
+                    Kind::ReadReq => self.on_read(client, &body),
+                    _ => self.scan_now(client, &body),
+                };
+                handled.expect("it was read once");
+            }
+            Observer::Request { .. } => {}
         }
     }
 
@@ -279,7 +286,8 @@ impl Worker {
         if uncertain.is_empty() {
             return self.scan_now(client, body);
         }
-        let ticket = self.observe(client, Kind::ScanReq, body, uncertain.len());
+        let (kind, body, left) = (Kind::ScanReq, body.to_vec(), uncertain.len());
+        let ticket = self.observe(Observer::Request { client, kind, body, left });
         for slot in uncertain {
             self.write_sets.get_mut(slot).expect("open").observers.push(ticket);
         }

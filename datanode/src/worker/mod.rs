@@ -584,7 +584,9 @@ impl Worker {
     fn run_tasks(&mut self) {
         while let Some(task) = self.tasks.pop_front() {
             match task {
-                Task::Resume { slot, transaction, lock } => self.resume(slot, transaction, lock),
+                Task::Resume { slot, transaction, lock } => {
+                    self.resume(slot, transaction, query::Wait::Lock(lock))
+                }
                 Task::Executed { transaction, statement, results } => {
                     self.on_executed(self.own, transaction, statement, results);
                 }

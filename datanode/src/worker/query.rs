@@ -23,7 +23,7 @@ use twofold_storage::{
     lock::{Acquired, LockId, LockKey, Mode},
 };
 
-use super::{Task, Worker, slab::SPARE_BYTES_MAX};
+use super::{Task, Worker, client::Observer, slab::SPARE_BYTES_MAX};
 
 /// Where a local transaction came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,8 +75,15 @@ struct Statement {
     /// Results so far: u16 index, u32 length, result.
     results: Vec<u8>,
     done: u16,
-    /// The lock that is waited for.
-    waits: Option<LockId>,
+    waits: Option<Wait>,
+}
+
+/// What a statement waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    Lock(LockId),
+    /// The decision on a write of a row that it reads without a lock; the observer's ticket.
+    Decision(u64),
 }
 
 /// What a transaction has at this worker.
@@ -108,7 +115,7 @@ impl Local {
         self.parked.clear();
     }
 
-    /// Whether a statement waits for a lock.
+    /// Whether a statement waits.
     pub fn is_waiting(&self) -> bool {
         self.statement.is_some()
     }
@@ -147,7 +154,7 @@ impl Local {
 /// How one operation went.
 enum Progress {
     Done,
-    Waits(LockId),
+    Waits(Wait),
 }
 
 /// How a statement went.
@@ -220,10 +227,10 @@ impl Worker {
         self.run_statement(slot, bytes);
     }
 
-    /// A lock was granted: goes on with the statement that waited for it, unless that has ended meanwhile.
-    pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId, lock: LockId) {
+    /// Goes on with the statement that waited for this, unless it has ended meanwhile.
+    pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId, wait: Wait) {
         let Some(local) = self.locals.get_mut(slot).filter(|local| local.id == transaction) else { return };
-        let statement = local.statement.as_mut().filter(|statement| statement.waits == Some(lock));
+        let statement = local.statement.as_mut().filter(|statement| statement.waits == Some(wait));
         let Some(statement) = statement else { return };
         statement.waits = None;
         let parked = std::mem::take(&mut local.parked);
@@ -279,9 +286,9 @@ impl Worker {
                     statement.left -= 1;
                     statement.done += 1;
                 }
-                Ok(Progress::Waits(lock)) => {
+                Ok(Progress::Waits(wait)) => {
                     let local = self.locals.get_mut(slot).expect("it waits");
-                    local.statement.as_mut().expect("it waits").waits = Some(lock);
+                    local.statement.as_mut().expect("it waits").waits = Some(wait);
                     local.parked.clear();
                     local.parked.extend_from_slice(before);
                     return Ran::Waits;
@@ -314,10 +321,16 @@ impl Worker {
         let lock = match mode {
             Some(mode) => match self.lock(slot, &key, mode) {
                 Acquired::Granted(lock) => Some(lock),
-                Acquired::Waits(lock) => return Ok(Progress::Waits(lock)),
+                Acquired::Waits(lock) => return Ok(Progress::Waits(Wait::Lock(lock))),
                 Acquired::Wound(_) => unreachable!("wounds are dealt with"),
             },
             None => {
+                if let Some(lock) = self.undecided(&key) {
+                    let transaction = self.locals.get(slot).expect("it runs").id;
+                    let ticket = self.observe(Observer::Statement { slot, transaction });
+                    self.locks.observe(lock, ticket);
+                    return Ok(Progress::Waits(Wait::Decision(ticket)));
+                }
                 self.locks.find(&key).filter(|&lock| self.locks.exclusive(lock).map(|h| h.0) == Some(slot))
             }
         };
@@ -474,7 +487,7 @@ impl Worker {
         if !local.is_independent() {
             self.local_ids.remove(&local.id);
         }
-        if let Some(lock) = local.statement.as_ref().and_then(|statement| statement.waits) {
+        if let Some(Wait::Lock(lock)) = local.statement.as_ref().and_then(|statement| statement.waits) {
             self.locks.cancel(lock, slot, &mut self.woken);
         }
         for lock in local.locks.drain(..) {
@@ -575,7 +588,7 @@ impl Worker {
         let local = self.locals.get_mut(slot).expect("its statement failed");
         let statement = local.statement.take().expect("it failed");
         let (id, origin) = (local.id, local.origin);
-        if let Some(lock) = statement.waits {
+        if let Some(Wait::Lock(lock)) = statement.waits {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
         }
@@ -615,7 +628,7 @@ impl Worker {
         let Some(&slot) = self.local_ids.get(&undo.transaction) else { return };
         let local = self.locals.get_mut(slot).expect("indexed locals exist");
         assert!(!local.prepared, "{undo:?} after Prepare: {local:?}");
-        if let Some(lock) = local.statement.take().and_then(|statement| statement.waits) {
+        if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.waits) {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
         }
@@ -633,19 +646,27 @@ impl Worker {
         }
     }
 
-    /// Fails the statements that have waited for a lock for too long.
+    /// Fails the statements that have waited for too long.
     pub(super) fn time_out_lock_waits(&mut self) {
         while let Some(&(deadline, slot, transaction)) = self.lock_waits.front() {
             let local = self.locals.get(slot).filter(|local| local.id == transaction);
-            let lock = local.and_then(|local| local.statement.as_ref()?.waits);
-            if let Some(lock) = lock {
+            let wait = local.and_then(|local| local.statement.as_ref()?.waits);
+            if let Some(wait) = wait {
                 if deadline > self.now {
                     return;
                 }
                 self.counters.lock_timeouts += 1;
-                let key = self.locks.key(lock);
-                let table = self.schemas.get(&key.table).map_or("?", |schema| schema.table().name.as_str());
-                let text = format!("the lock on key {:02x?} of table {table} was not to be had", key.key);
+                let text = match wait {
+                    Wait::Lock(lock) => {
+                        let key = self.locks.key(lock);
+                        let schema = self.schemas.get(&key.table);
+                        let table = schema.map_or("?", |schema| schema.table().name.as_str());
+                        format!("the lock on key {:02x?} of table {table} was not to be had", key.key)
+                    }
+                    Wait::Decision(_) => {
+                        "a row's writer is prepared, and its outcome was not to be had".into()
+                    }
+                };
                 self.statement_failed(slot, None, true, Error::new(ErrorCode::LockWaitTimeout, text));
             }
             self.lock_waits.pop_front();
