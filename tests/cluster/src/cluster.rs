@@ -142,6 +142,15 @@ impl Cluster {
         self.node(name)["pid"].as_u64()
     }
 
+    /// How many files and sockets a node has open.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn descriptors(&self, name: &str) -> usize {
+        let pid = self.pid(name).unwrap_or_else(|| panic!("{name} does not run"));
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap_or_else(|error| panic!("{name}: {error}")).count()
+    }
+
     /// A node's port.
     ///
     /// # Panics

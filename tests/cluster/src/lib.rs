@@ -3,6 +3,7 @@
 mod binaries;
 mod cluster;
 mod journal;
+mod neighbour;
 
 use std::{
     thread::sleep,
@@ -12,6 +13,7 @@ use std::{
 pub use binaries::{binary, run};
 pub use cluster::Cluster;
 pub use journal::{Gap, Journal, Journaled, Load};
+pub use neighbour::Neighbour;
 
 /// What has not happened after this has gone wrong, however slow the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use twofold_cluster_tests::{Cluster, PATIENCE, binary, run};
+use twofold_cluster_tests::{Cluster, Neighbour, PATIENCE, binary, eventually, run};
 use twofold_proto::{
     ids::{Endpoint, Incarnation, NodeId, WorkerId},
     limits::FRAME_BYTES_MAX,
@@ -131,6 +131,7 @@ fn strangers_and_doubles_are_refused() {
     let cluster = Cluster::start(&[]);
     let management = cluster.management();
     let pids = pids(&cluster);
+    let neighbour = Neighbour::start(&cluster);
     let folder = tempfile::tempdir().unwrap();
     let dir = |name: &str| folder.path().join(name);
     // The port is the first one's.
@@ -146,6 +147,21 @@ fn strangers_and_doubles_are_refused() {
     assert!(!output.status.success() && text(&output).contains("data1"), "{}", text(&output));
     let output = node("twofold-datanode", &dir("c"), &["--mgm", &management, "--id", "77"]);
     refused(&output, WRONG_SETTING, &["node 77 is no data node of cluster «local»", "11, 12"]);
+    // The other kinds of nodes.
+    let api = |id: &str| {
+        let program = binary("twofold-apinode");
+        let patience = PATIENCE.as_secs().to_string();
+        run(Command::new("timeout").arg(patience).arg(program).args(["--mgm", &management, "--id", id]))
+    };
+    let port = cluster.port("api1", "metrics_port");
+    refused(&api("21"), WRONG_SETTING, &[&format!("127.0.0.1:{port}"), "in use"]);
+    refused(&api("77"), WRONG_SETTING, &["node 77 is no API node of cluster «local»", "21"]);
+    let config = cluster.file("twofold.toml").display().to_string();
+    let port = cluster.port("mgm1", "port");
+    let output = node("twofold-mgmnode", &dir("d"), &["--config", &config, "--id", "1"]);
+    refused(&output, WRONG_SETTING, &[&format!("127.0.0.1:{port}"), "in use"]);
+    let output = node("twofold-mgmnode", &dir("d"), &["--config", &config, "--id", "77"]);
+    refused(&output, WRONG_SETTING, &["77", "management node"]);
     // Another cluster's nodes, benchmark and threads that are not there.
     let bench = ["lookup", "--mgm", &management, "--cluster", "other", "--rows", "1"];
     let output = run(Command::new(binary("twofold-bench")).args(bench));
@@ -164,8 +180,10 @@ fn strangers_and_doubles_are_refused() {
     let reason = refusal(&cluster, &Hello { cluster: "local".into(), version: 999, ..hello.clone() });
     assert!(reason.contains("999"), "{reason}");
     let nobody = Endpoint::new(NodeId(11), WorkerId(60));
-    refusal(&cluster, &Hello { cluster: "local".into(), to: nobody, ..hello });
+    let reason = refusal(&cluster, &Hello { cluster: "local".into(), to: nobody, ..hello });
+    assert!(reason.contains("60"), "{reason}");
     assert_eq!(pids, self::pids(&cluster));
+    neighbour.has_noticed_nothing();
     cluster.wait();
 }
 
@@ -238,16 +256,9 @@ fn nonsense() -> Vec<Vec<u8>> {
 fn nonsense_at_every_port_disturbs_nobody() {
     let cluster = Cluster::start(&[]);
     let pids = pids(&cluster);
-    // Somebody who behaves, connected all the time.
-    let mut client = cluster.connect("api1", "memcached_port");
-    let mut behaved = |value: &str| {
-        client.write_all(format!("set a 0 0 {}\r\n{value}\r\nget a\r\n", value.len()).as_bytes()).unwrap();
-        let expected = format!("STORED\r\nVALUE a 0 {}\r\n{value}\r\nEND\r\n", value.len());
-        let mut answer = vec![0; expected.len()];
-        client.read_exact(&mut answer).unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer), expected);
-    };
-    behaved("before");
+    let neighbour = Neighbour::start(&cluster);
+    let nodes = ["mgm1", "data1", "data2", "api1"];
+    let former = nodes.map(|name| cluster.descriptors(name));
     let ports = [
         ("mgm1", "port"),
         ("data1", "port"),
@@ -268,7 +279,12 @@ fn nonsense_at_every_port_disturbs_nobody() {
             let _ = stream.shutdown(Shutdown::Write);
             answer(stream);
         }
-        behaved(name);
+    }
+    // Half of a handshake, and then nothing: not waited for.
+    for (name, bytes) in [("mgm1", &MAGIC[..5]), ("data1", &MAGIC[..5]), ("data1", &MAGIC[..])] {
+        let mut stream = cluster.connect(name, "port");
+        stream.write_all(bytes).unwrap();
+        answer(stream);
     }
     // As a client that is let in and then talks nonsense: an oversized frame, and one that means nothing.
     for bytes in [vec![0xff; 100], (FRAME_BYTES_MAX as u32 + 1).to_le_bytes().repeat(20), vec![0; 4096]] {
@@ -292,9 +308,18 @@ fn nonsense_at_every_port_disturbs_nobody() {
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
         answer(stream);
-        behaved("frame");
     }
     assert_eq!(pids, self::pids(&cluster), "a node has ended");
+    neighbour.has_noticed_nothing();
+    // Each kind of nonsense came more often than that.
+    let spare = 5;
+    for (name, former) in nodes.into_iter().zip(former) {
+        eventually(|| {
+            let now = cluster.descriptors(name);
+            (now > former + spare)
+                .then(|| format!("{name} has {now} descriptors open, before it had {former}"))
+        });
+    }
     cluster.wait();
 }
 
@@ -302,6 +327,7 @@ fn nonsense_at_every_port_disturbs_nobody() {
 fn memcached_requests_that_are_wrong() {
     let cluster = Cluster::start(&[]);
     let pids = pids(&cluster);
+    let neighbour = Neighbour::start(&cluster);
     let ask = |request: &[u8]| {
         let mut stream = cluster.connect("api1", "memcached_port");
         let _ = stream.write_all(request);
@@ -325,6 +351,7 @@ fn memcached_requests_that_are_wrong() {
     ask(&vec![b'g'; 1 << 20]);
     assert_eq!(ask(b"set half 0 0 10\r\nhalf"), "");
     assert_eq!(ask(b"get half a\r\n"), "END\r\n");
+    neighbour.has_noticed_nothing();
     assert_eq!(pids, self::pids(&cluster), "a node has ended");
     cluster.wait();
 }
