@@ -7,6 +7,7 @@ mod store;
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use tokio::net::TcpListener;
 use twofold_grpc::management::management_server::ManagementServer;
 use twofold_mgmnode::{config, node::ManagementNode};
 use twofold_proto::{
@@ -94,6 +95,10 @@ fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, Address), Failur
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (config, address) = read_config(arguments)?;
+    let address = host_and_port(&address);
+    let runtime = thread::runtime().map_err(failure)?;
+    // First of all: a second process for this id must not vote.
+    let socket = runtime.block_on(listener::bind(&address)).map_err(setting)?;
     let (store, stored) = Store::open(&arguments.dir).map_err(failure)?;
     let machine = ManagementNode::new(config.clone(), NodeId(arguments.id), clock::incarnation(), &stored)
         .map_err(failure)?;
@@ -111,11 +116,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Driver::new(machine, process, machine_mailbox, directory, metrics).run()
     })
     .map_err(failure)?;
-    thread::runtime().map_err(failure)?.block_on(serve(
-        &host_and_port(&address),
-        door,
-        Service::new(config, administration),
-    ))?;
+    tracing::info!("listening on {address}");
+    runtime.block_on(serve(socket, door, Service::new(config, administration)))?;
     mailbox.stop();
     match machine.join() {
         Ok(ended) => ended.map_err(failure),
@@ -131,9 +133,12 @@ fn host_and_port(address: &Address) -> String {
 }
 
 /// Lets nodes and people in until the system asks to stop.
-async fn serve(address: &str, door: twofold_runtime::mailbox::Door, service: Service) -> Result<(), Failure> {
+async fn serve(
+    socket: TcpListener,
+    door: twofold_runtime::mailbox::Door,
+    service: Service,
+) -> Result<(), Failure> {
     let mut stop = signals::StopRequests::catch().map_err(failure)?;
-    let socket = listener::bind(address).await.map_err(failure)?;
     let mut listener = Listener::new([(WorkerId::NODE, door)]);
     let others = listener.others();
     let reflection = tonic_reflection::server::Builder::configure()
@@ -144,7 +149,6 @@ async fn serve(address: &str, door: twofold_runtime::mailbox::Door, service: Ser
         .add_service(reflection)
         .add_service(ManagementServer::new(service))
         .serve_with_incoming(others);
-    tracing::info!("listening on {address}");
     tokio::select! {
         () = listener.serve(socket) => Err(failure("the listener has ended")),
         ended = people => Err(failure(format!("the gRPC server has ended: {ended:?}"))),

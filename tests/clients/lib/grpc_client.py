@@ -4,6 +4,7 @@ import os
 import queue
 import socket
 import sys
+import threading
 import time
 
 import grpc
@@ -318,8 +319,42 @@ def test_scan():
     refused(lambda: list(API.Scan(missing, timeout=PATIENCE)), grpc.StatusCode.NOT_FOUND, "TF-1002")
 
 
-def test_wrong_requests():
+class Neighbour:
+    """Another client, who must notice nothing."""
+
+    def __init__(self, table):
+        self.table = table
+        self.stop = threading.Event()
+        self.rounds = 0
+        self.error = None
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            while not self.stop.is_set():
+                self.rounds += 1
+                execute(add(self.table, "neighbour", 1))
+                assert balance(self.table, "neighbour") == self.rounds
+        except Exception as error:
+            self.error = error
+
+    def __enter__(self):
+        execute(insert(self.table, "neighbour", 0))
+        self.thread.start()
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        assert self.error is None and self.rounds > 0, self.error
+
+
+def test_wrong_requests_that_others_do_not_notice():
     table = create("wrong")
+    with Neighbour(table):
+        wrong_requests(table)
+
+
+def wrong_requests(table):
     execute(insert(table, "ann", 1))
     wrong, unknown = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     refused(lambda: execute(insert(table, "ann", 1)), grpc.StatusCode.ALREADY_EXISTS, "TF-1011")
@@ -347,6 +382,11 @@ def test_wrong_requests():
     # More operations than a request may have.
     many = [read(table, "ann")] * 16_385
     refused(lambda: execute(*many), wrong, "TF-1004")
+    # More bytes than a message may have: said before it is read.
+    huge = insert(table, "bob", 1)
+    huge.insert.row["note"].CopyFrom(text("x" * (63 << 20)))
+    error = suite.raises(grpc.RpcError, lambda: execute(huge))
+    assert error.code() in (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED), error
     disk = tf.Options(durability=tf.DISK)
     refused(lambda: execute(add(table, "ann", 1), options=disk), grpc.StatusCode.UNIMPLEMENTED, "TF-1014")
     bad_table = tf.TableDefinition(

@@ -92,8 +92,10 @@ fn directories_that_cannot_be_written() {
     let below = file.join("dir");
     let named = below.display().to_string();
     let config = folder.path().join("twofold.toml");
-    fs::write(&config, "[[data]]\nid = 11\nhost = \"127.0.0.1\"\n[[data]]\nid = 12\nhost = \"127.0.0.1\"\n")
-        .unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nodes = format!("[[mgm]]\nid = 1\nhost = \"127.0.0.1\"\nport = {port}\n")
+        + "[[data]]\nid = 11\nhost = \"127.0.0.1\"\n[[data]]\nid = 12\nhost = \"127.0.0.1\"\n";
+    fs::write(&config, nodes).unwrap();
     let output = node("twofold-mgmnode", &below, &["--config", &config.display().to_string()]);
     assert!(!output.status.success() && text(&output).contains(&named), "{}", text(&output));
     let output = node("twofold-datanode", &below, &["--mgm", "127.0.0.1:1", "--id", "11"]);
@@ -161,7 +163,7 @@ fn strangers_and_doubles_are_refused() {
     let output = node("twofold-mgmnode", &dir("d"), &["--config", &config, "--id", "1"]);
     refused(&output, WRONG_SETTING, &[&format!("127.0.0.1:{port}"), "in use"]);
     let output = node("twofold-mgmnode", &dir("d"), &["--config", &config, "--id", "77"]);
-    refused(&output, WRONG_SETTING, &["77", "management node"]);
+    refused(&output, WRONG_SETTING, &["has no [[mgm]] with id = 77; it has 1"]);
     // Another cluster's nodes, benchmark and threads that are not there.
     let bench = ["lookup", "--mgm", &management, "--cluster", "other", "--rows", "1"];
     let output = run(Command::new(binary("twofold-bench")).args(bench));
