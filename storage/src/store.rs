@@ -134,6 +134,23 @@ impl Store {
         Some(self.arena.row(row))
     }
 
+    /// Brings the place of a tag in its index into the cache. For a batch of keys: this for all, then
+    /// [`Store::touch_row`] for all, so that their cache misses overlap.
+    #[inline]
+    pub fn touch_index(&self, table: TableId, partition: PartitionId, tag: u32) {
+        if let Some(fragment) = self.fragment(table, partition) {
+            fragment.touch(tag);
+        }
+    }
+
+    /// Brings the first row of a tag into the cache.
+    #[inline]
+    pub fn touch_row(&self, table: TableId, partition: PartitionId, tag: u32) {
+        if let Some(row) = self.fragment(table, partition).and_then(|fragment| fragment.candidate(tag)) {
+            self.arena.touch(row);
+        }
+    }
+
     /// Makes a committed image the row of its key, unless a newer one is there. Never refuses: memory was found when the
     /// write was admitted.
     pub fn apply(&mut self, partition: PartitionId, version: Version, image: &Image<'_>) {

@@ -4,6 +4,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `ahead` | the rows that the next reads are about, brought into the cache |
 //! | `client` | requests of clients: reads, independent writes, scans, questions about outcomes |
 //! | `coordinator` | the TC: statements, Prepare, decision |
 //! | `query` | the local handler: operations under locks, pending versions |
@@ -14,6 +15,7 @@
 //! | `copy` | partitions copied to a joining node |
 //! | `epoch` | what the worker is done with; housekeeping |
 
+mod ahead;
 mod client;
 mod coordinator;
 mod copy;
@@ -484,7 +486,15 @@ impl Worker {
         }
         self.epoch = self.epoch.max(header.epoch);
         if received == Received::New {
-            for message in Messages::new(payload) {
+            let mut messages = Messages::new(payload);
+            let mut looked_at = 0;
+            loop {
+                if is_client && looked_at == 0 {
+                    self.look_ahead(&messages);
+                    looked_at = ahead::GROUP;
+                }
+                looked_at = looked_at.saturating_sub(1);
+                let Some(message) = messages.next() else { break };
                 let handled = message.and_then(|message| {
                     let kind = Kind::from_number(message.kind)?;
                     if is_client {
