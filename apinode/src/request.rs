@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, TableId, TransactionId},
+    limits::PARTITIONS,
     message::{Coordinator, Status, TransactionState, control, put_control},
     placement::KeyHash,
     schema::Table,
@@ -215,6 +216,7 @@ impl TransactionToken {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         put_control(&mut bytes, self);
+        bytes.extend_from_slice(&check(&bytes));
         bytes
     }
 
@@ -223,11 +225,19 @@ impl TransactionToken {
     /// # Errors
     /// [`ErrorCode::Malformed`] for any other bytes.
     pub fn decode(bytes: &[u8]) -> Result<TransactionToken, Error> {
-        control(bytes).map_err(|_| {
+        let token = bytes.split_last_chunk().filter(|(body, sum)| check(body) == **sum);
+        let token = token.and_then(|(body, _)| control::<TransactionToken>(body).ok());
+        token.filter(|token| token.partition.0 < PARTITIONS).ok_or_else(|| {
             let text = format!("{} bytes that are no token of a transaction", bytes.len());
             Error::new(ErrorCode::Malformed, text)
         })
     }
+}
+
+/// So that other bytes are not taken for a token: a transaction that never was would be «pending» for ever. FNV-1a.
+fn check(bytes: &[u8]) -> [u8; 4] {
+    let mix = |hash: u32, &byte: &u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    bytes.iter().fold(0x811c_9dc5, mix).to_le_bytes()
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -364,5 +374,14 @@ mod tests {
             error.to_string(),
             "TF-1001: 1 bytes that are no token of a transaction; correct the request"
         );
+        // As many bytes as a token may have, each a number as tokens hold them.
+        for length in 0..40 {
+            assert!(TransactionToken::decode(&vec![b'n'; length]).is_err(), "{length}");
+        }
+        let mut changed = token.encode();
+        changed[0] ^= 1;
+        assert!(TransactionToken::decode(&changed).is_err());
+        let nowhere = TransactionToken { partition: PartitionId(u16::MAX), ..token };
+        assert!(TransactionToken::decode(&nowhere.encode()).is_err());
     }
 }
