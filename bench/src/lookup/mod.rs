@@ -94,7 +94,7 @@ pub struct Arguments {
     definers: u32,
 
     /// Operations under way at most, over all definers (mode batch)
-    #[arg(long, env = "TWOFOLD_BENCH_IN_FLIGHT", default_value_t = 2048)]
+    #[arg(long, env = "TWOFOLD_BENCH_IN_FLIGHT", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_MAX)))]
     in_flight: u32,
 
