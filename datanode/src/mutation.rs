@@ -11,11 +11,9 @@ pub enum Mutation {
     ServeBeforeReconciling,
     /// A write set is confirmed although no replica has it.
     CommitWithoutReplicas,
-    /// An open write set is not put to the replicas that a new view counts.
+    /// An open write set is not put to the replicas that a new view counts, and a buddy counts before it has all.
     ConfirmForOldView,
-    /// The TC counts what a deposed primary has confirmed.
-    CountDeposedPrimary,
-    /// A participant that does not know a transaction says «aborted» and does not make sure of it.
+    /// Who does not know a transaction says «aborted», and does not make sure of it.
     NotFoundMeansAborted,
     /// A new primary does not tell the other replicas what was decided.
     ForgetOutcomes,
@@ -37,7 +35,6 @@ impl Mutation {
         Mutation::ServeBeforeReconciling,
         Mutation::CommitWithoutReplicas,
         Mutation::ConfirmForOldView,
-        Mutation::CountDeposedPrimary,
         Mutation::NotFoundMeansAborted,
         Mutation::ForgetOutcomes,
         Mutation::SkipOperationCount,

@@ -465,6 +465,8 @@ pub struct StatusReq {
     pub partition: PartitionId,
     /// The client's epoch when it asked for the commit.
     pub epoch: Epoch,
+    /// The TC has answered [`Status::Disowned`].
+    pub disowned: bool,
 }
 
 /// The answer.
@@ -487,6 +489,8 @@ pub enum Status {
     Finished,
     /// Not asked at the right place under the newest view: look again and ask again.
     AskElsewhere,
+    /// Its TC has nothing of it, and will not take it from now on: what the partition's primary knows is all there is.
+    Disowned,
 }
 
 /// Operations of a statement for the partitions of one worker. `operations` times a u16 index in the statement and

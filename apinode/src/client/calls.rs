@@ -117,6 +117,8 @@ pub(super) struct Call {
     pub token: TransactionToken,
     /// The token's commit number waits for its answer.
     pub committing: bool,
+    /// Its TC has nothing of it: the partition's primary is asked.
+    pub disowned: bool,
 }
 
 /// All calls, by slot.
@@ -173,6 +175,7 @@ impl Calls {
                 timestamp: 0,
                 token: TransactionToken::default(),
                 committing: false,
+                disowned: false,
             });
             (self.slots.len() - 1) as u32
         })
@@ -213,7 +216,7 @@ impl Client {
         let call = &mut self.calls.slots[slot as usize];
         (call.work, call.owner, call.stage) = (work, owner, Stage::New);
         (call.deadline, call.partition, call.attempts) = (deadline, partition, 0);
-        (call.timestamp, call.committing) = (timestamp, false);
+        (call.timestamp, call.committing, call.disowned) = (timestamp, false, false);
         fill(&mut call.body);
         self.calls.bytes += call.body.len();
         self.next_sweep = self.next_sweep.min(deadline);

@@ -13,7 +13,7 @@ use crate::request::{Answer, TransactionToken};
 
 use super::{
     Client,
-    calls::{Owner, Stage, Work},
+    calls::{Call, Owner, Stage, Work},
     operations::plain_result,
 };
 
@@ -47,9 +47,9 @@ impl Client {
 
     /// Asks what became of the call's transaction.
     pub(super) fn ask(&mut self, slot: u32) {
-        let token = self.calls.get(slot).token;
+        let &Call { token, disowned, .. } = self.calls.get(slot);
         let TransactionToken { transaction, commit_number, coordinator, partition, epoch } = token;
-        let id = if self.view.contains(coordinator.endpoint.node, coordinator.incarnation) {
+        let id = if !disowned && self.view.contains(coordinator.endpoint.node, coordinator.incarnation) {
             self.links.to(coordinator.endpoint, coordinator.incarnation).unwrap_or(LinkId::NONE)
         } else {
             self.route(partition)
@@ -57,7 +57,8 @@ impl Client {
         let Some(link) = self.links.get_mut(id) else {
             return self.set_stage(slot, Stage::AskLater(self.now + LOOK_EVERY));
         };
-        let question = StatusReq { request: slot, transaction, commit_number, coordinator, partition, epoch };
+        let question =
+            StatusReq { request: slot, transaction, commit_number, coordinator, partition, epoch, disowned };
         link.send(Kind::StatusReq as u8, 0, |out| put_control(out, &question));
         self.counters.asked += 1;
         self.set_stage(slot, Stage::Asking(id));
@@ -67,12 +68,17 @@ impl Client {
     pub(super) fn on_status_conf(&mut self, link: LinkId, conf: &StatusConf) -> Result<(), Malformed> {
         let slot = conf.request;
         let call = self.calls.answered(slot, Stage::Asking(link))?;
+        if conf.status == Status::Disowned {
+            self.calls.get_mut(slot).disowned = true;
+            self.ask(slot);
+            return Ok(());
+        }
         if call.work == Work::Question {
             self.on_frontends_status(slot, conf.status);
             return Ok(());
         }
         match conf.status {
-            Status::Pending | Status::AskElsewhere => {
+            Status::Pending | Status::AskElsewhere | Status::Disowned => {
                 self.set_stage(slot, Stage::AskLater(self.now + ASK_EVERY))
             }
             Status::Decided(Outcome::Aborted) => {

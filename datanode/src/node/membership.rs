@@ -173,10 +173,14 @@ impl Node {
         buddies.filter(|&node| self.view.counts(node)).filter_map(|node| self.view.member(node)).map(life)
     }
 
+    /// Whether a former life of this node may still have been given leases that last.
+    fn waits_for_former_life(&self, now: Time) -> bool {
+        now < self.started + with_drift(self.config.lease())
+    }
+
     /// Until when the workers may serve.
     fn lease_bound(&self, now: Time) -> Time {
-        let waits = now < self.started + with_drift(self.config.lease());
-        if !self.level || !self.stage.serves() || waits || self.group_is_gone(now) {
+        if !self.level || !self.stage.serves() || self.waits_for_former_life(now) || self.group_is_gone(now) {
             return Time(0);
         }
         let confirmed = |life: Life| self.peers.get(&life).and_then(|peer| peer.confirmed);
@@ -234,7 +238,9 @@ impl Node {
             view: self.view.number,
             catalog: self.workers.catalog(),
             hears: self.peers.iter().filter_map(hears).collect(),
-            copied: self.workers.all_copied().then_some(self.view.number),
+            // Its buddies serve until it is `up`: while it could not, it has no use for that.
+            copied: (self.workers.all_copied() && !self.waits_for_former_life(now))
+                .then_some(self.view.number),
             counts: self.workers.all_count().filter(ready).filter(|_| counts).collect(),
             leaving: self.stage != Stage::Running,
         }

@@ -412,12 +412,8 @@ impl Worker {
         let sender = sender.unwrap_or(self.own);
         let Some(coordinated) = self.coordinated.get_mut(&conf.transaction) else { return };
         let Some(part) = coordinated.parts.get_mut(&conf.partition) else { return };
-        #[cfg(feature = "mutations")]
-        let any_primary = self.mutation == Some(crate::mutation::Mutation::CountDeposedPrimary);
-        #[cfg(not(feature = "mutations"))]
-        let any_primary = false;
         // A primary that the newest view deposed does not count.
-        if coordinated.stage != Stage::Preparing || (part.endpoint != sender && !any_primary) {
+        if coordinated.stage != Stage::Preparing || part.endpoint != sender {
             return;
         }
         part.stamp = Some(conf.stamp);

@@ -10,7 +10,7 @@ use twofold_storage::{
     store::Expired,
 };
 
-use super::{Peer, Worker, query::Origin, waits::Action};
+use super::{Peer, Worker, query::Origin, replication::outstanding, waits::Action};
 use crate::local::Word;
 
 /// How long a client may be without a connection before its session ends here.
@@ -91,14 +91,9 @@ impl Worker {
             return;
         }
         self.marker.pending = Some(decided);
-        let links = self.data_links.values();
-        let positions: Vec<(LinkId, u64)> =
-            links.filter_map(|&link| Some((link, self.links.get(link)?.position()))).collect();
         let action = Action::Marked { view: self.view.number, epoch: decided };
         let links = &self.links;
-        let unconfirmed = positions
-            .into_iter()
-            .filter(|&(link, position)| links.get(link).is_some_and(|link| link.acknowledged() < position));
+        let unconfirmed = self.data_links.values().filter_map(|&link| outstanding(links, link));
         self.waits.add(unconfirmed, action, &mut self.tasks);
     }
 

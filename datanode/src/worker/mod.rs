@@ -349,9 +349,9 @@ impl Worker {
         self.partitions[usize::from(partition.0)].serving
     }
 
-    /// Until when it may serve as primary. For the simulator.
-    pub fn lease_until(&self) -> Time {
-        self.lease_until
+    /// Whether it would serve this partition at this time, if nothing else came before. For the simulator.
+    pub fn would_serve(&self, partition: PartitionId, now: Time) -> bool {
+        self.serves(partition) && self.has_lease_at(now)
     }
 
     /// Switches a deliberate fault on, for the tests of the checkers.
@@ -385,11 +385,15 @@ impl Worker {
     }
 
     fn has_lease(&self) -> bool {
+        self.has_lease_at(self.now)
+    }
+
+    fn has_lease_at(&self, now: Time) -> bool {
         #[cfg(feature = "mutations")]
         if self.mutated(crate::mutation::Mutation::IgnoreLease) {
             return true;
         }
-        self.now < self.lease_until
+        now < self.lease_until
     }
 
     /// Whether operations on the partition may be served now, or why not.

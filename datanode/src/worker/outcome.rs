@@ -429,7 +429,7 @@ impl Worker {
         if let Some(outcome) = known {
             return Status::Decided(outcome);
         }
-        if self.is_coordinator_alive(&request.coordinator) {
+        if !request.disowned && self.is_coordinator_alive(&request.coordinator) {
             if request.coordinator != self.coordinator_here() {
                 return Status::AskElsewhere;
             }
@@ -440,13 +440,17 @@ impl Worker {
                 Some(outcome) => Status::Decided(outcome),
                 None if open || waiting() => Status::Pending,
                 None if self.was_confirmed(request) => Status::Finished,
-                // The session's requests come in order: none can come after its own question. After another's one
-                // could, so it is refused from now on.
+                // The session's requests come in order: none can come after its own question, and it has every answer.
+                // After another's one could, so it is refused from now on; and it may have been answered and ended.
                 None if self.session(client) == id.session => Status::Decided(Outcome::Aborted),
                 None if self.disowned.len() >= DISOWNED_MAX => Status::Pending,
+                #[cfg(feature = "mutations")]
+                None if self.mutated(crate::mutation::Mutation::NotFoundMeansAborted) => {
+                    Status::Decided(Outcome::Aborted)
+                }
                 None => {
                     self.disowned.insert(id);
-                    Status::Decided(Outcome::Aborted)
+                    Status::Disowned
                 }
             };
         }
@@ -459,6 +463,10 @@ impl Worker {
         }
         if self.was_confirmed(request) {
             return Status::Finished;
+        }
+        if request.disowned {
+            // The TC ends nothing that is not decided here.
+            return Status::Decided(Outcome::Aborted);
         }
         // The client hears of the refusal when it asks again, once all replicas have it.
         let (partition, commit_number) = (request.partition, request.commit_number);

@@ -3,7 +3,7 @@
 use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::SPARE_BYTES_MAX, waits::Action};
 use twofold_proto::{
     ids::{PartitionId, Version, ViewNumber},
-    links::LinkId,
+    links::{LinkId, Links},
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
     wire::{Malformed, Reader, Writer},
 };
@@ -76,6 +76,12 @@ impl WriteSet {
     }
 }
 
+/// What of a link is yet to be acknowledged. Who has acknowledged everything says nothing more.
+pub(super) fn outstanding(links: &Links, link: LinkId) -> Option<(LinkId, u64)> {
+    let sent = links.get(link)?;
+    (sent.acknowledged() < sent.position()).then_some((link, sent.position()))
+}
+
 impl Worker {
     /// Adds a write set to its partition's open ones.
     pub(super) fn open_write_set(&mut self, write_set: Box<WriteSet>) -> u32 {
@@ -118,18 +124,15 @@ impl Worker {
             }
             replica.1
         });
-        let positions = counted.filter_map(|&(link, _)| Some((link, links.get(link)?.position())));
-        self.waits.add(positions, action, &mut self.tasks);
+        let outstanding = counted.filter_map(|&(link, _)| outstanding(links, link));
+        self.waits.add(outstanding, action, &mut self.tasks);
     }
 
     /// `action`, once all replicas have what was sent to them so far.
     pub(super) fn when_replicated(&mut self, partition: PartitionId, action: Action) {
         let replicas = &self.partitions[usize::from(partition.0)].replicas;
         let links = &self.links;
-        let outstanding = replicas.iter().filter_map(|&(link, _)| {
-            let sent = links.get(link)?;
-            (sent.acknowledged() < sent.position()).then_some((link, sent.position()))
-        });
+        let outstanding = replicas.iter().filter_map(|&(link, _)| outstanding(links, link));
         self.waits.add(outstanding, action, &mut self.tasks);
     }
 

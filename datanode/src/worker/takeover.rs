@@ -20,7 +20,10 @@ use twofold_proto::{
 };
 use twofold_storage::lock::LockKey;
 
-use super::{DataPeer, Peer, Task, Worker, partition::Parked, query::Origin, waits::Action, worker_of};
+use super::{
+    DataPeer, Peer, Task, Worker, partition::Parked, query::Origin, replication::outstanding, waits::Action,
+    worker_of,
+};
 use crate::local::Word;
 
 impl Worker {
@@ -353,9 +356,13 @@ impl Worker {
                 continue;
             }
             let life = Life { node: member.node, incarnation: member.incarnation };
+            #[cfg(feature = "mutations")]
+            if self.mutated(crate::mutation::Mutation::ConfirmForOldView) {
+                self.tell_node(Word::Counts(view.number, life));
+                continue;
+            }
             let links = (0..member.workers).filter_map(|worker| {
-                let link = *self.data_links.get(&worker_of(life, worker))?;
-                Some((link, self.links.get(link)?.position()))
+                outstanding(&self.links, *self.data_links.get(&worker_of(life, worker))?)
             });
             let positions: Vec<(LinkId, u64)> = links.collect();
             for &(link, _) in &positions {

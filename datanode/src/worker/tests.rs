@@ -812,6 +812,7 @@ impl Cluster {
             coordinator: Coordinator { endpoint: endpoint(0), incarnation: Incarnation(100) },
             partition: operation(OperationKind::Read, id).hash.partition(4),
             epoch: Epoch::new(1, 1),
+            disowned: false,
         };
         let mut body = Vec::new();
         put_control(&mut body, &request);

@@ -136,11 +136,9 @@ impl Faults {
     fn is_refuge(&self, world: &World, place: usize, view: &View, other_is_up: bool) -> bool {
         let process = &world.processes()[place];
         let unwell = self.unwell.get(&place).copied().unwrap_or_default();
-        let well_for = |span| {
-            world.now() > unwell
-                && world.now().since(process.since) >= span
-                && world.now().since(unwell) >= span
-        };
+        // What befell a former life is that life's.
+        let well_for =
+            |span| world.now() > unwell && (unwell < process.since || world.now().since(unwell) >= span);
         process.state == State::Running
             && !world.is_armed(place)
             && view.is_up(process.node)

@@ -8,11 +8,13 @@
 //! | [`scenario`] | a cluster, workloads and faults, made from a seed |
 //! | [`fault`] | what goes wrong |
 //! | [`run`] | one seed from start to verdict |
+//! | [`many`] | many seeds, on all cores |
 //! | [`history`], [`checkers`] | what clients saw, and the judges of it |
 
 pub mod checkers;
 pub mod fault;
 pub mod history;
+pub mod many;
 pub mod run;
 pub mod scenario;
 pub mod workload;

@@ -6,36 +6,33 @@
 )]
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
-    sync::Mutex,
-    thread::ThreadId,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Parser;
 use twofold_datanode::mutation::Mutation;
-use twofold_sim::{run::run, scenario::Scenario};
-
-/// Where each thread panicked last.
-static PLACES: Mutex<Vec<(ThreadId, String)>> = Mutex::new(Vec::new());
+use twofold_sim::{
+    many::{find, run_many, try_run},
+    scenario::Scenario,
+};
 
 /// Simulates whole clusters.
 #[derive(Parser, Debug)]
 struct Arguments {
-    /// The seed to run.
+    /// The seed to run; a fresh one otherwise.
     #[arg(long)]
     seed: Option<u64>,
     /// So many seeds from the first on.
     #[arg(long, default_value_t = 1)]
     count: u64,
-    /// Tell all that happens.
-    #[arg(long)]
+    /// Tell all that happens, of one seed.
+    #[arg(long, conflicts_with_all = ["count", "soak"])]
     trace: bool,
-    /// Fresh seeds for so many minutes.
-    #[arg(long)]
+    /// Seeds from the first on for so many minutes.
+    #[arg(long, conflicts_with = "count")]
     soak: Option<u64>,
-    /// With this deliberate fault in all workers.
+    /// With this deliberate fault in all workers; `all`: each in turn, until it is found.
     #[arg(long)]
     mutation: Option<String>,
     /// Threads.
@@ -43,89 +40,101 @@ struct Arguments {
     threads: usize,
 }
 
-fn scenario(arguments: &Arguments, seed: u64) -> Scenario {
-    let Some(name) = &arguments.mutation else { return Scenario::generate(seed) };
+fn mutation(name: &str) -> Result<Mutation, String> {
     let named = Mutation::ALL.iter().find(|mutation| format!("{mutation:?}") == *name);
-    let Some(&mutation) = named else { panic!("no mutation «{name}»; there are {:?}", Mutation::ALL) };
-    Scenario::for_mutation(seed, mutation)
+    named.copied().ok_or_else(|| format!("no mutation «{name}»; there are {:?}", Mutation::ALL))
 }
 
-/// Runs a seed; whether all was well.
-fn one(arguments: &Arguments, seed: u64) -> bool {
-    let scenario = scenario(arguments, seed);
-    let sink = || arguments.trace.then(|| Box::new(|line: &str| println!("{line}")) as _);
-    let started = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(|| run(&scenario, sink())));
-    let problem = match result {
-        Ok(Ok(report)) => {
-            println!(
-                "seed {seed}: {:?}, {} transactions, {} faults, {} steps in {:.1?} (true {:.1?}), digest {:016x}",
-                scenario.profile,
-                report.transactions,
-                report.faults,
-                report.steps,
-                started.elapsed(),
-                report.took,
-                report.digest
-            );
-            if arguments.count == 1 && arguments.soak.is_none() {
-                report.marks.iter().for_each(|(name, count)| println!("  {count:8} {name}"));
+/// Looks for each deliberate fault; whether all were found.
+fn find_all(threads: usize, first: u64, count: u64) -> bool {
+    let mut all = true;
+    for &mutation in Mutation::ALL {
+        let started = Instant::now();
+        match find(mutation, threads, first..=first.saturating_add(count - 1)) {
+            Some((seed, problem)) => println!(
+                "{mutation:?}: {problem}\n  after {} seeds, {:.1?}",
+                seed - first + 1,
+                started.elapsed()
+            ),
+            None => {
+                println!("{mutation:?}: NOT FOUND in {count} seeds, {:.1?}", started.elapsed());
+                all = false;
             }
-            return true;
         }
-        Ok(Err(violation)) => violation.to_string(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-            let places = PLACES.lock().expect("no thread panics with it");
-            let here = |(thread, _): &&(ThreadId, String)| *thread == std::thread::current().id();
-            let place = places.iter().rfind(here).map_or("", |(_, place)| place);
-            format!("{place}: {}", text.unwrap_or_default())
+    }
+    all
+}
+
+fn trace(scenario: &Scenario) -> bool {
+    match try_run(scenario, Some(Box::new(|line: &str| println!("{line}")))) {
+        Ok(_) => true,
+        Err(problem) => {
+            println!("FAILED {problem}");
+            false
         }
-    };
-    let with = arguments.mutation.as_ref().map(|name| format!(" --mutation {name}")).unwrap_or_default();
-    println!(
-        "FAILED seed {seed} after {:.1?}: {problem}\n  cargo run -p twofold-sim -- --seed {seed}{with} --trace",
-        started.elapsed()
-    );
-    false
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // What a run panics with is told with its seed.
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        PLACES.lock().expect("no thread panics with it").push((std::thread::current().id(), place));
-    }));
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
     let first = arguments.seed.unwrap_or(fresh);
-    let started = Instant::now();
-    let next = Mutex::new((first, Vec::new()));
-    let is_over = |seed: u64| match arguments.soak {
-        Some(minutes) => started.elapsed().as_secs() >= minutes * 60,
-        None => seed >= first.saturating_add(arguments.count),
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let seed = {
-                        let mut next = next.lock().expect("no thread panics with it");
-                        if is_over(next.0) {
-                            return;
-                        }
-                        next.0 += 1;
-                        next.0 - 1
-                    };
-                    if !one(&arguments, seed) {
-                        next.lock().expect("no thread panics with it").1.push(seed);
-                    }
-                }
-            });
+    let count = arguments.count.max(1);
+    let named = match arguments.mutation.as_deref() {
+        Some("all") => {
+            return if find_all(arguments.threads, first, count) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
         }
+        Some(name) => match mutation(name) {
+            Ok(mutation) => Some(mutation),
+            Err(error) => {
+                eprintln!("twofold-sim: {error}");
+                return ExitCode::from(2);
+            }
+        },
+        None => None,
+    };
+    let scenario = |seed| match named {
+        Some(mutation) => Scenario::for_mutation(seed, mutation),
+        None => Scenario::generate(seed),
+    };
+    if arguments.trace {
+        return if trace(&scenario(first)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let started = Instant::now();
+    let seeds = (first..).zip(0u64..).take_while(|&(_, done)| match arguments.soak {
+        Some(minutes) => started.elapsed().as_secs() < minutes * 60,
+        None => done < count,
     });
-    let (end, failed) = next.into_inner().expect("no thread panics with it");
-    println!("{} seeds in {:.1?}, {} failed: {failed:?}", end - first, started.elapsed(), failed.len());
+    let (mut run, mut failed) = (0u64, Vec::new());
+    run_many(arguments.threads, seeds.map(|(seed, _)| scenario(seed)), |scenario, result| {
+        run += 1;
+        match result {
+            Ok(report) => {
+                println!(
+                    "seed {}: {:?}, {} transactions, {} faults, {} steps, {:.1?} of true time, digest {:016x}",
+                    scenario.seed,
+                    scenario.profile,
+                    report.transactions,
+                    report.faults,
+                    report.steps,
+                    report.took,
+                    report.digest
+                );
+                if count == 1 && arguments.soak.is_none() {
+                    report.marks.iter().for_each(|(name, count)| println!("  {count:8} {name}"));
+                }
+            }
+            Err(problem) => {
+                println!("FAILED {problem}");
+                failed.push(scenario.seed);
+            }
+        }
+        true
+    });
+    println!("{run} seeds in {:.1?}, {} failed: {failed:?}", started.elapsed(), failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

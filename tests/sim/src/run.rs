@@ -11,6 +11,7 @@ use twofold_apinode::request::{Answer, Request};
 use twofold_proto::{
     error::ErrorCode,
     ids::PartitionId,
+    message::Status,
     operation::{BodyRef, Projection},
     placement::PartitionMap,
     random::Random,
@@ -68,6 +69,8 @@ struct User {
     number: usize,
     /// The place of its client.
     client: usize,
+    /// The place of the client that it has asked last.
+    asked: usize,
     /// Counts its requests and its sleeps: answers and wakes of another number are old.
     serial: u32,
     busy: bool,
@@ -217,7 +220,7 @@ impl Run<'_> {
                 }
                 let (place, serial) = ((token >> 32) as usize, token as u32);
                 let user = &mut self.users[place];
-                if user.serial != serial || !user.busy || user.client != process {
+                if user.serial != serial || !user.busy || user.asked != process {
                     return;
                 }
                 user.busy = false;
@@ -231,6 +234,14 @@ impl Run<'_> {
                         self.with_user(place, |workload, number, context| workload.died(number, context));
                         self.users[place].busy = false;
                         self.sleep(place, Duration::from_millis(1));
+                    } else if self.users[place].busy && self.users[place].asked == process {
+                        // No answer comes to a question for an outcome: it is put again.
+                        self.users[place].busy = false;
+                        let answer = Answer::Status(Status::Pending);
+                        let step = self.with_user(place, |workload, number, context| {
+                            workload.answered(number, answer, context)
+                        });
+                        self.go_on(place, step);
                     }
                 }
             }
@@ -280,7 +291,19 @@ impl Run<'_> {
     fn go_on(&mut self, place: usize, step: Step) {
         let user = &mut self.users[place];
         user.serial = user.serial.wrapping_add(1);
-        let (client, token) = (user.client, (place as u64) << 32 | u64::from(user.serial));
+        let (own, token) = (user.client, (place as u64) << 32 | u64::from(user.serial));
+        // Any client may be asked for an outcome.
+        let client = match step {
+            Step::Ask(Request::Status(_)) if self.random.one_in(3) => {
+                let clients = self.world.places(Kind::Client);
+                Some(*self.random.pick(&clients))
+                    .filter(|&other| self.client_is_ready(other, &[]))
+                    .unwrap_or(own)
+            }
+            _ => own,
+        };
+        let user = &mut self.users[place];
+        user.asked = client;
         match step {
             Step::Ask(request) => {
                 user.busy = true;
@@ -320,7 +343,7 @@ impl Run<'_> {
                 let client = clients[self.users.len() % clients.len()];
                 // No token or wake of an earlier round is one of this.
                 let serial = self.random.next_u64() as u32;
-                self.users.push(User { workload, number, client, serial, busy: false });
+                self.users.push(User { workload, number, client, asked: client, serial, busy: false });
             }
         }
         for place in 0..self.users.len() {

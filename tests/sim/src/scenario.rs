@@ -104,9 +104,11 @@ impl Scenario {
         let mut random = Random::new(seed);
         let profile = match mutation {
             Mutation::IgnoreLease | Mutation::SkipFence => *random.pick(&[Profile::Pauses, Profile::Network]),
+            Mutation::NotFoundMeansAborted => *random.pick(&[Profile::Network, Profile::Pauses]),
             _ => *random.pick(&[Profile::Deaths, Profile::Everything, Profile::Pauses]),
         };
         let mut scenario = Scenario::with(seed, profile, &mut random);
+        scenario.impatient |= mutation == Mutation::NotFoundMeansAborted;
         scenario.mutation = Some(mutation);
         scenario.faults += 6;
         scenario

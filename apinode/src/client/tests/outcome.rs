@@ -37,6 +37,7 @@ fn the_next_primary_is_asked_under_the_view_without_the_tc() {
         coordinator: Coordinator { endpoint: worker(11), incarnation: life(11, 1) },
         partition: PartitionId(0),
         epoch: Epoch::new(1, 5),
+        disowned: false,
     };
     assert_eq!(control::<StatusReq>(question).unwrap(), expected);
 }
@@ -178,7 +179,15 @@ fn a_frontend_may_ask_for_anybodys_transaction() {
     let (partition, epoch) = (PartitionId(1), Epoch(3));
     let token = TransactionToken { transaction, commit_number: 4, coordinator, partition, epoch };
     net.submit(1, Request::Status(token));
-    let expected = StatusReq { request: 0, transaction, commit_number: 4, coordinator, partition, epoch };
+    let expected = StatusReq {
+        request: 0,
+        transaction,
+        commit_number: 4,
+        coordinator,
+        partition,
+        epoch,
+        disowned: false,
+    };
     assert_eq!(net.one_question(11), expected);
     status(&mut net, 11, 0, Status::AskElsewhere);
     net.drop_node(11);

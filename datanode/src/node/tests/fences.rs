@@ -18,7 +18,7 @@ fn dropped(gone: bool) -> Net {
         net.kill(NodeId(12));
         net.broadcast(|link| link.send_control(Kind::GoneRep, &GoneOrd { life: life(12) }));
         assert_eq!(net.workers(11).fenced, [], "no view has dropped it");
-        assert_eq!(net.report(11).hears, []);
+        assert_eq!(net.report(11).hears, [life(12)], "the leader has its own way to learn of it");
     }
     net.publish(view(2, &[(11, Up)]));
     net

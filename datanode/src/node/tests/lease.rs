@@ -200,6 +200,8 @@ fn reports_come_with_every_tick_and_with_every_change() {
     net.give(12, says(1, Word::Copied(ViewNumber(0))));
     assert_eq!(net.report(12).copied, None, "that was under another view");
     net.give(12, says(1, Word::Copied(ViewNumber(1))));
+    assert_eq!(net.report(12).copied, None, "it could not serve yet");
+    net.run(300);
     assert_eq!(net.report(12).copied, Some(ViewNumber(1)));
     net.publish(view(2, &[(11, Up), (12, Ready)]));
     assert_eq!(net.report(12).copied, None);

@@ -192,7 +192,8 @@ impl Recorder {
                 Outcome::Committed { epoch: Some(*epoch) }
             }
             Answer::Status(Status::Decided(message::Outcome::Aborted)) => Outcome::Aborted,
-            Answer::Status(Status::Pending) | Answer::Failed(_) => {
+            // Its own client knows what others are told to be finished.
+            Answer::Status(Status::Pending | Status::Finished) | Answer::Failed(_) => {
                 // Another one may be known sooner.
                 self.questions[user].rotate_left(1);
                 return None;

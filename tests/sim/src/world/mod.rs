@@ -483,11 +483,8 @@ impl World {
             let local = process.clock.local(self.now);
             for (index, driver) in process.machines.iter().enumerate() {
                 let Some(Driver { actor: Actor::Worker(worker), .. }) = driver else { continue };
-                if local >= worker.lease_until() {
-                    continue;
-                }
                 for partition in (0..self.config.partitions).map(PartitionId) {
-                    if !worker.serves(partition) {
+                    if !worker.would_serve(partition, local) {
                         continue;
                     }
                     let id = MachineId { process: place, life: process.life, index, node: process.node };
