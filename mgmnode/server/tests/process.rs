@@ -86,8 +86,16 @@ fn a_node_that_is_killed_goes_on_in_a_later_term() {
         assert_eq!((&*shown.cluster, shown.view, shown.nodes.len()), ("test", 0, 4));
         assert_eq!(shown.nodes[0].state(), NodeState::Up);
         let mut client = client(ports[0]).await.unwrap();
-        let refused =
-            client.stop_node(StopNodeRequest { node: "data1".into(), force: false }).await.unwrap_err();
+        // Who has just been elected may not know yet what the register says.
+        let begin = Instant::now();
+        let refused = loop {
+            let request = StopNodeRequest { node: "data1".into(), force: false };
+            let refused = client.stop_node(request).await.unwrap_err();
+            if refused.code() != Code::Unavailable {
+                break refused;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "for a minute: {refused}");
+        };
         assert_eq!(refused.code(), Code::NotFound);
         assert_eq!(refused.metadata().get("twofold-code").unwrap(), "TF-5005");
         let config = client.get_config(GetConfigRequest {}).await.unwrap().into_inner();
