@@ -417,6 +417,10 @@ impl Worker {
             return;
         }
         part.stamp = Some(conf.stamp);
+        #[cfg(feature = "mutations")]
+        if self.mutation == Some(crate::mutation::Mutation::CommitOnFirstConfirmation) {
+            return self.conclude(conf.transaction, Outcome::Committed(conf.stamp));
+        }
         let stamps = coordinated.parts.values().map(|part| part.stamp);
         if let Some(epoch) =
             stamps.collect::<Option<Vec<Epoch>>>().and_then(|stamps| stamps.into_iter().max())

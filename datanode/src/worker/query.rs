@@ -312,6 +312,10 @@ impl Worker {
         let statement = local.statement.as_ref().expect("it runs");
         let serializable = statement.serializable;
         let mode = lock_mode(operation, serializable);
+        #[cfg(feature = "mutations")]
+        let mode = mode.filter(|&mode| {
+            mode == Mode::Exclusive || !self.mutated(crate::mutation::Mutation::SkipReadLocks)
+        });
         let key = LockKey {
             table: operation.table,
             partition,
@@ -461,13 +465,7 @@ impl Worker {
         let (id, origin) = (local.id, local.origin);
         match origin {
             Origin::Coordinated(coordinator) => {
-                #[cfg(feature = "mutations")]
-                let remember = !self.mutated(crate::mutation::Mutation::ForgetWounded);
-                #[cfg(not(feature = "mutations"))]
-                let remember = true;
-                if remember {
-                    self.refused.insert(id, coordinator);
-                }
+                self.refused.insert(id, coordinator);
                 let wound = WoundOrd { transaction: id, error };
                 if coordinator.endpoint == self.own {
                     self.tasks.push_back(Task::Wounded(wound));
@@ -631,6 +629,10 @@ impl Worker {
         if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.waits) {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
+        }
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::SkipUndo) {
+            return self.forget_if_unlocked(slot);
         }
         self.undo_from(slot, undo.statement);
         self.forget_if_unlocked(slot);

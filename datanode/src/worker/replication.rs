@@ -218,7 +218,13 @@ impl Worker {
         if let Outcome::Committed(epoch) = outcome {
             self.apply(&write_set, Version { epoch, number: header.number });
         }
-        self.outcomes.record(&header, outcome);
+        #[cfg(feature = "mutations")]
+        let records = !self.mutated(crate::mutation::Mutation::ForgetOutcomeEarly);
+        #[cfg(not(feature = "mutations"))]
+        let records = true;
+        if records {
+            self.outcomes.record(&header, outcome);
+        }
         self.tasks.extend(write_set.observers.drain(..).map(Task::Observer));
         write_set.body.shrink_to(SPARE_BYTES_MAX);
         self.write_sets.recycle(write_set);

@@ -290,10 +290,6 @@ impl Worker {
         if !self.partition(partition).serving {
             return;
         }
-        #[cfg(feature = "mutations")]
-        if self.mutated(crate::mutation::Mutation::ConfirmForOldView) {
-            return;
-        }
         let open = self.partition(partition).open.clone();
         for slot in open {
             if self.write_sets.get(slot).is_some_and(|write_set| !write_set.confirmed) {
@@ -356,11 +352,6 @@ impl Worker {
                 continue;
             }
             let life = Life { node: member.node, incarnation: member.incarnation };
-            #[cfg(feature = "mutations")]
-            if self.mutated(crate::mutation::Mutation::ConfirmForOldView) {
-                self.tell_node(Word::Counts(view.number, life));
-                continue;
-            }
             let links = (0..member.workers).filter_map(|worker| {
                 outstanding(&self.links, *self.data_links.get(&worker_of(life, worker))?)
             });
