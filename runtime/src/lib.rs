@@ -1,4 +1,5 @@
-//! Turns effects into IO, and what happens into inputs. It decides nothing, and never looks at a message's kind.
+//! Turns effects into IO, and what happens into inputs. It decides nothing, and never looks at a message's kind; but for
+//! [`bootstrap`], which asks for the config before there is a machine.
 //!
 //! A process is some threads, each with a current-thread tokio runtime ([`thread::spawn`]) and a machine that a
 //! [`Driver`] drives, and one [`Listener`], which hands each connection to the thread that it asks for. Threads

@@ -35,7 +35,6 @@ pub(super) struct CopyOut {
 #[derive(Debug, Default)]
 pub(super) struct CopyIn {
     pulling: BTreeSet<PartitionId>,
-    reported: bool,
 }
 
 impl CopyIn {
@@ -114,7 +113,6 @@ impl Worker {
         }
         self.store.drop_partition(partition);
         self.copy_in.pulling.remove(&partition);
-        self.copy_in.reported = false;
     }
 
     /// Asks for more partitions, or reports that all are there.

@@ -6,11 +6,10 @@
 )]
 
 use std::{
-    cell::RefCell,
     ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
-    sync::{Mutex, Once, PoisonError},
-    thread,
+    sync::{Mutex, MutexGuard, Once, PoisonError},
+    thread::{self, ThreadId},
 };
 
 use twofold_datanode::mutation::Mutation;
@@ -21,9 +20,11 @@ use crate::{
     world::trace::Sink,
 };
 
-thread_local! {
-    /// While the thread simulates: where it panicked.
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+/// The threads that simulate, and where each has panicked.
+static PLACES: Mutex<Vec<(ThreadId, String)>> = Mutex::new(Vec::new());
+
+fn places() -> MutexGuard<'static, Vec<(ThreadId, String)>> {
+    PLACES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Panics of simulations are told with their seed; others as ever.
@@ -32,13 +33,12 @@ fn catch_places() {
     HOOK.call_once(|| {
         let others = take_hook();
         set_hook(Box::new(move |panic| {
-            let simulates = PLACE.with_borrow_mut(|place| {
-                let simulates = place.is_some();
-                place.iter_mut().for_each(|place| {
-                    *place = panic.location().map(ToString::to_string).unwrap_or_default();
-                });
-                simulates
-            });
+            let place = panic.location().map(ToString::to_string).unwrap_or_default();
+            let own = thread::current().id();
+            let mut simulates = false;
+            for (_, of) in places().iter_mut().filter(|(thread, _)| *thread == own) {
+                (*of, simulates) = (place.clone(), true);
+            }
             if !simulates {
                 others(panic);
             }
@@ -52,9 +52,11 @@ fn catch_places() {
 /// Why it failed, and the command that shows it again.
 pub fn try_run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, String> {
     catch_places();
-    PLACE.set(Some(String::new()));
+    let own = thread::current().id();
+    places().push((own, String::new()));
     let result = catch_unwind(AssertUnwindSafe(|| run(scenario, sink)));
-    let place = PLACE.take().unwrap_or_default();
+    let place =
+        places().extract_if(.., |(thread, _)| *thread == own).map(|(_, place)| place).collect::<String>();
     let problem = match result {
         Ok(Ok(report)) => return Ok(report),
         Ok(Err(violation)) => violation.to_string(),
