@@ -890,6 +890,8 @@ pub struct CopyBeginOrd {
     pub number: u64,
     /// The outcomes that somebody may yet ask for.
     pub outcomes: Vec<KeptOutcome>,
+    /// The newest epoch of which an outcome was forgotten that its session had not confirmed.
+    pub forgotten: Epoch,
 }
 
 /// What became of a transaction, as a replica keeps it.

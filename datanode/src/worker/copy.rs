@@ -62,7 +62,8 @@ impl Worker {
         let outcomes = self.outcomes.kept(partition);
         let state = &self.partitions[usize::from(partition.0)];
         let Some(out) = self.links.get_mut(link) else { return };
-        let begin = CopyBeginOrd { partition, number: state.number, outcomes };
+        let forgotten = self.outcomes.forgotten();
+        let begin = CopyBeginOrd { partition, number: state.number, outcomes, forgotten };
         out.send(Kind::CopyBeginOrd as u8, 0, |out| put_control(out, &begin));
         for &slot in &state.open {
             let write_set = self.write_sets.get(slot).expect("open");
@@ -152,6 +153,7 @@ impl Worker {
         if self.is_word_of_primary(begin.partition, said) {
             let state = self.partition(begin.partition);
             state.number = state.number.max(begin.number);
+            self.outcomes.forget_to(begin.forgotten);
             for outcome in &begin.outcomes {
                 self.outcomes.learn(begin.partition, outcome);
             }

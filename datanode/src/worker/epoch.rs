@@ -178,7 +178,8 @@ impl Worker {
                 self.locks.cancel(lock, slot, &mut self.woken);
                 return self.end_local(slot);
             }
-            Acquired::Wound(_) => panic!("nobody is younger than housekeeping"),
+            // Ages are the clients' word: one may be as young. It goes first.
+            Acquired::Wound(_) => return self.end_local(slot),
         };
         self.locals.get_mut(slot).expect("just begun").hold(lock);
         let pended = self.pend(slot, lock, schema.version as u16, None);

@@ -142,6 +142,21 @@ impl Outcomes {
         self.forgotten > Epoch::default() && epoch <= self.forgotten
     }
 
+    /// Whether the session has been here and has not ended for long: then its mark and its outcomes are known.
+    pub fn knows(&self, session: Incarnation) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
+    /// The newest epoch of which an unconfirmed outcome was forgotten.
+    pub fn forgotten(&self) -> Epoch {
+        self.forgotten
+    }
+
+    /// Another replica has forgotten some of these epochs.
+    pub fn forget_to(&mut self, forgotten: Epoch) {
+        self.forgotten = self.forgotten.max(forgotten);
+    }
+
     /// A session has a link here.
     pub fn session_known(&mut self, session: Incarnation) {
         self.sessions.entry(session).or_default().gone = None;
@@ -440,9 +455,9 @@ impl Worker {
                 Some(outcome) => Status::Decided(outcome),
                 None if open || waiting() => Status::Pending,
                 None if self.was_confirmed(request) => Status::Finished,
-                // The session's requests come in order: none can come after its own question, and it has every answer.
-                // After another's one could, so it is refused from now on; and it may have been answered and ended.
-                None if self.session(client) == id.session => Status::Decided(Outcome::Aborted),
+                // It never came, or it has ended: the partition knows. The session's requests come in order, so none can
+                // come after its own question. After another's one could: it is refused from now on.
+                None if self.session(client) == id.session => Status::Disowned,
                 None if self.disowned.len() >= DISOWNED_MAX => Status::Pending,
                 #[cfg(feature = "mutations")]
                 None if self.mutated(crate::mutation::Mutation::NotFoundMeansAborted) => {
@@ -478,5 +493,6 @@ impl Worker {
     fn was_confirmed(&self, request: &StatusReq) -> bool {
         self.outcomes.has_confirmed(request.transaction.session, request.commit_number)
             || self.outcomes.may_have_forgotten(request.epoch)
+            || (request.epoch <= self.complete && !self.outcomes.knows(request.transaction.session))
     }
 }

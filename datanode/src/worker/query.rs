@@ -625,7 +625,12 @@ impl Worker {
     pub(super) fn on_undo(&mut self, undo: UndoOrd) {
         let Some(&slot) = self.local_ids.get(&undo.transaction) else { return };
         let local = self.locals.get_mut(slot).expect("indexed locals exist");
-        assert!(!local.prepared, "{undo:?} after Prepare: {local:?}");
+        // It may be prepared in a partition that was taken over since.
+        let prepared = |write: &PendingWrite| {
+            let is = |here: &LocalPartition| here.partition == write.partition && here.write_set.is_some();
+            write.statement >= undo.statement && local.partitions.iter().any(is)
+        };
+        assert!(!local.writes.iter().any(prepared), "{undo:?} after Prepare: {local:?}");
         if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.waits) {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();

@@ -115,7 +115,8 @@ impl Worker {
         write_set.awaits = self.view.number;
         let header = &write_set.header;
         let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
-        let action = Action::Confirm { slot, number: header.number, view: self.view.number };
+        let (partition, number) = (header.partition, header.number);
+        let action = Action::Confirm { slot, partition, number, view: self.view.number };
         let links = &self.links;
         let counted = replicas.iter().filter(|replica| {
             #[cfg(feature = "mutations")]
@@ -139,10 +140,14 @@ impl Worker {
     /// All that had to be waited for has happened.
     pub(super) fn on_done(&mut self, action: Action) {
         match action {
-            Action::Confirm { slot, number, view } => {
+            Action::Confirm { slot, partition, number, view } => {
                 // Under a newer view it was put to wait again, or is another primary's.
-                let waits =
-                    |set: &&WriteSet| set.header.number == number && !set.confirmed && set.awaits == view;
+                // A slot is used again; a number names a write set of its partition alone.
+                let waits = |set: &&WriteSet| {
+                    (set.header.partition, set.header.number) == (partition, number)
+                        && !set.confirmed
+                        && set.awaits == view
+                };
                 let Some(write_set) = self.write_sets.get(slot).filter(waits) else { return };
                 let state = &self.partitions[usize::from(write_set.header.partition.0)];
                 if state.primary == Some(self.own) && state.serving {

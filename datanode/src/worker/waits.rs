@@ -14,7 +14,7 @@ use super::{Task, slab::Slab};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Action {
     /// The write set in this slot, with this number, is on all replicas that count.
-    Confirm { slot: u32, number: u64, view: ViewNumber },
+    Confirm { slot: u32, partition: PartitionId, number: u64, view: ViewNumber },
     /// The partition's replicas know the decision.
     Decided { coordinator: Coordinator, transaction: TransactionId, partition: PartitionId },
     /// The partition's replicas have dropped what this primary lacks: a refusal is binding.
