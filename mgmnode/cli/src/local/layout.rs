@@ -22,6 +22,8 @@ const METRICS_PORT: u16 = 9464;
 /// So that the largest port stays one.
 const OFFSET_MAX: u16 = u16::MAX - GRPC_PORT - API_NODES_MAX;
 const API_NODES_MAX: u16 = 16;
+/// As many as there may be.
+const MANAGEMENT_NODES_MAX: u16 = 5;
 /// Below the ids of API nodes.
 const DATA_NODES_MAX: u16 = API_ID - DATA_ID;
 
@@ -35,7 +37,7 @@ pub struct Shape {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=4))]
     pub replicas: Option<u8>,
     /// Management nodes: 1, 3 or 5 [default: 1]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=i64::from(MANAGEMENT_NODES_MAX)))]
     pub mgm_nodes: Option<u16>,
     /// API nodes [default: 1]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=i64::from(API_NODES_MAX)))]
@@ -57,12 +59,12 @@ impl Shape {
         );
         let mut put = |part: String| text.write_str(&part).expect("a text takes all");
         for place in 0..self.mgm_nodes.unwrap_or(1) {
-            let step = place.saturating_mul(MANAGEMENT_STEP).saturating_add(offset);
+            let step = place * MANAGEMENT_STEP + offset;
             put(format!(
                 "\n[[mgm]]\nid = {}\nport = {}\nweb_port = {}\n",
-                MANAGEMENT_ID.saturating_add(place),
-                MANAGEMENT_PORT.saturating_add(step),
-                WEB_PORT.saturating_add(step),
+                MANAGEMENT_ID + place,
+                MANAGEMENT_PORT + step,
+                WEB_PORT + step,
             ));
         }
         for place in 0..self.data_nodes.unwrap_or(2) {
@@ -139,7 +141,7 @@ mod tests {
             let shape = Shape {
                 data_nodes: Some(DATA_NODES_MAX),
                 replicas: Some(1),
-                mgm_nodes: Some(5),
+                mgm_nodes: Some(MANAGEMENT_NODES_MAX),
                 api_nodes: Some(API_NODES_MAX),
                 offset: Some(offset),
             };
@@ -155,7 +157,8 @@ mod tests {
         assert!(refused.contains("3 data nodes cannot keep 2 replicas"), "{refused}");
         let refused = read(&Shape { mgm_nodes: Some(2), ..USUAL }).unwrap_err();
         assert!(refused.contains("2 management nodes"), "{refused}");
-        read(&Shape { mgm_nodes: Some(u16::MAX), ..USUAL }).unwrap_err();
+        let refused = read(&Shape { mgm_nodes: Some(4), ..USUAL }).unwrap_err();
+        assert!(refused.contains("4 management nodes"), "{refused}");
     }
 
     #[test]

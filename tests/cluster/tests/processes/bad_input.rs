@@ -66,6 +66,7 @@ fn commands_for_nodes_that_are_not_there() {
     assert_eq!(cluster.command(&["status"]).status.code(), Some(4));
     refused(&cluster.try_start(&["--data-nodes", "3"]), 1, &["3 data nodes cannot keep 2 replicas"]);
     refused(&cluster.try_start(&["--mgm-nodes", "2"]), 1, &["2 management nodes"]);
+    refused(&cluster.try_start(&["--mgm-nodes", "60000"]), 2, &["--mgm-nodes", "60000", "1..=5"]);
     assert!(cluster.try_start(&["--data-nodes", "1", "--replicas", "1"]).status.success());
     refused(&cluster.command(&["kill", "data2"]), 1, &["there is no node «data2»", "data1"]);
     refused(&cluster.command(&["resume", "data1"]), 1, &["data1 is not paused"]);
