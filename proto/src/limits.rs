@@ -20,7 +20,8 @@ pub const COLUMNS_MAX: usize = 1024;
 pub const TABLES_MAX: usize = 20_000;
 /// Operations of one request.
 pub const REQUEST_OPERATIONS_MAX: usize = 16_384;
-/// Bytes of the operations of one transaction, as they travel.
+/// Bytes of the operations of one request, as they travel; of what one transaction writes at one worker, as it is sent
+/// to the replicas; of the results of one statement.
 pub const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one message.
 pub const MESSAGE_BYTES_MAX: usize = 24 << 20;
@@ -30,7 +31,7 @@ pub const FRAME_BYTES_FULL: usize = 256 << 10;
 pub const FRAME_BYTES_MAX: usize = FRAME_BYTES_FULL + MESSAGE_BYTES_MAX + 4096;
 /// Unacknowledged bytes on the link to a replica past which writes get a temporary error.
 pub const LINK_BYTES_MAX: usize = 128 << 20;
-/// Unacknowledged bytes to one client; past them requests get a temporary error, and in the end the link goes.
+/// Unacknowledged bytes to one client; past them requests get a temporary error, and past twice as many the link goes.
 pub const CLIENT_LINK_BYTES_MAX: usize = 64 << 20;
 /// Transactions of one session whose outcome the session has not confirmed to have.
 pub const SESSION_UNCONFIRMED_MAX: u64 = 1 << 20;
@@ -45,6 +46,7 @@ pub fn with_drift(span: Duration) -> Duration {
 }
 
 const _: () = assert!(ROW_BYTES_MAX + KEY_BYTES_MAX < TRANSACTION_BYTES_MAX);
-const _: () = assert!(TRANSACTION_BYTES_MAX + (REQUEST_OPERATIONS_MAX * 64) < MESSAGE_BYTES_MAX);
+const _: () =
+    assert!(TRANSACTION_BYTES_MAX + ROW_BYTES_MAX + (REQUEST_OPERATIONS_MAX * 64) < MESSAGE_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX < CLIENT_LINK_BYTES_MAX);
 const _: () = assert!(CLIENT_LINK_BYTES_MAX <= LINK_BYTES_MAX);

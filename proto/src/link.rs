@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 
 use crate::{
     ids::{Endpoint, Epoch, Incarnation},
-    limits::{FRAME_BYTES_FULL, FRAME_BYTES_MAX},
+    limits::{FRAME_BYTES_FULL, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX},
     wire::{Malformed, Reader, Writer},
 };
 
@@ -138,6 +138,8 @@ pub struct Link {
     peer: Endpoint,
     incarnation: Incarnation,
     connected: bool,
+    /// Whether anything was ever written to a connection.
+    has_written: bool,
     /// The frame being filled: header space and messages, or empty.
     open: Vec<u8>,
     /// Whether `open` should go out at the end of this turn, not with the next tick.
@@ -167,6 +169,7 @@ impl Link {
             peer,
             incarnation,
             connected: false,
+            has_written: false,
             open: Vec::new(),
             urgent: false,
             acknowledge_now: false,
@@ -200,6 +203,11 @@ impl Link {
         self.connected
     }
 
+    /// Whether anything was ever written to a connection, so that the peer may have processed it.
+    pub fn has_written(&self) -> bool {
+        self.has_written
+    }
+
     /// Appends a message that leaves at the end of this turn. `write` appends the body.
     #[inline]
     pub fn send(&mut self, kind: u8, flags: u8, write: impl FnOnce(&mut Vec<u8>)) {
@@ -228,7 +236,8 @@ impl Link {
         self.open.extend_from_slice(&[0, 0, 0, 0, kind, flags, 0, 0]);
         write(&mut self.open);
         let length = self.open.len() - start - MESSAGE_HEADER;
-        debug_assert!(length <= crate::limits::MESSAGE_BYTES_MAX, "message {kind} of {length} bytes");
+        // The peer would refuse its frame for ever. Whoever makes large messages bounds them.
+        assert!(length <= MESSAGE_BYTES_MAX, "message {kind} of {length} bytes");
         self.open[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
     }
 
@@ -342,6 +351,7 @@ impl Link {
 
     /// Reports that the first `n` bytes of [`Link::unwritten`] were written.
     pub fn wrote(&mut self, mut n: usize) {
+        self.has_written |= n > 0;
         while n > 0 {
             let bare_left = self.bare.len() - self.bare_written;
             if self.written == 0 && bare_left > 0 {

@@ -755,6 +755,9 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
+    /// Bytes of an encoded image beyond its key and its body, at most.
+    pub const HEADER_BYTES: usize = 27;
+
     /// Appends it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(self.table.0);
@@ -879,9 +882,12 @@ pub struct ReplicaState {
     pub open: Vec<(u64, TransactionId)>,
     /// What became of others lately: of all that may be open at some replica still.
     pub decided: Vec<(u64, TransactionId, Outcome)>,
+    /// Whether more is said of the partition in a later message.
+    pub goes_on: bool,
 }
 
-/// A partition's copy begins; open write sets, then rows follow.
+/// A partition's copy begins, or that goes on: outcomes, in as many messages as they need. Open write sets follow, then
+/// rows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyBeginOrd {
     /// The partition.

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Incarnation, NodeId, ViewNumber};
+use crate::{
+    config::ClusterConfig,
+    ids::{Incarnation, NodeId, ViewNumber},
+    limits::WORKERS_MAX,
+};
 
 /// What a member of a view may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -109,6 +113,19 @@ impl View {
     /// Whether the node is `up`.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.member(node).is_some_and(|member| member.state == MemberState::Up)
+    }
+
+    /// Whether it can be a view of this config: a cheap check of what comes from outside.
+    pub fn fits(&self, config: &ClusterConfig) -> bool {
+        let known = |member: &Member| {
+            config.data_node(member.node).is_some() && (1..=WORKERS_MAX).contains(&member.workers)
+        };
+        let fits = |members: &[Member]| {
+            members.iter().all(known) && members.is_sorted_by(|one, other| one.node < other.node)
+        };
+        fits(&self.members)
+            && self.history.len() <= HISTORY_MAX
+            && self.history.iter().all(|past| past.number < self.number && fits(&past.members))
     }
 
     /// The data node that drives epochs: the lowest `up` id.

@@ -88,6 +88,11 @@ impl Client {
     }
 
     fn on_connected(&mut self, id: LinkId, incarnation: Incarnation, received: u64) {
+        let written = self.links.get(id).is_some_and(|link| link.has_written());
+        if received == 0 && written && matches!(self.peers.get(&id), Some(Peer::Worker { known: true, .. })) {
+            // It may have processed what was written and then given the link up: not to be told twice.
+            return self.renew_link(id);
+        }
         if self.links.connected(id, incarnation, received).is_err() {
             return self.push_link_effect(LinkEffect::Disconnect { link: id });
         }
@@ -111,15 +116,22 @@ impl Client {
                 self.add_link(to, Incarnation(0), Peer::Management);
                 self.changes_lost(id);
             }
-            Peer::Worker { life, known: true, .. } if !temporary => {
-                self.counters.links_renewed += 1;
-                self.remove_link(id);
-                self.add_link(to, incarnation, Peer::Worker { life, known: false, marked: 0 });
-                self.find_routes();
-                self.calls_lost();
-            }
+            Peer::Worker { known: true, .. } if !temporary => self.renew_link(id),
             _ => {}
         }
+    }
+
+    /// Begins the link to a worker anew. What became of requests on the old one is to be asked.
+    fn renew_link(&mut self, id: LinkId) {
+        let (Some(link), Some(&Peer::Worker { life, .. })) = (self.links.get(id), self.peers.get(&id)) else {
+            return;
+        };
+        let (to, incarnation) = (link.peer(), link.incarnation());
+        self.counters.links_renewed += 1;
+        self.remove_link(id);
+        self.add_link(to, incarnation, Peer::Worker { life, known: false, marked: 0 });
+        self.find_routes();
+        self.calls_lost();
     }
 
     fn on_frame(&mut self, id: LinkId, header: &FrameHeader, payload: &[u8]) -> Result<(), Malformed> {

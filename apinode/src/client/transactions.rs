@@ -25,6 +25,9 @@ use super::{
     operations::{check_operations, plain_result, read_operations},
 };
 
+/// How far an attempt may lie back to which a retry refers.
+const AGE_MAX_MICROS: u64 = 10 * 60 * 1_000_000;
+
 /// A partition that a transaction has locked, and so a participant: it may be asked for the outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Locked {
@@ -120,6 +123,13 @@ impl Client {
     }
 
     /// Answers a statement that needed nobody.
+    /// How old a transaction is that begins now, or goes back to an earlier attempt. That is the user's word: it may not
+    /// be older than any honest one, else it wins for ever, nor younger than the others.
+    fn age(&self, earlier: Option<u64>) -> u64 {
+        let now = self.timestamp();
+        earlier.map_or(now, |earlier| earlier.clamp(now.saturating_sub(AGE_MAX_MICROS), now))
+    }
+
     fn answer_empty(&mut self, token: u64, state: TransactionState, timestamp: u64) {
         let (epoch, results) = (self.epoch, Results::new(0));
         self.answer(token, Answer::Statement { state, epoch, token: None, timestamp, results });
@@ -172,7 +182,7 @@ impl Client {
             return Err(Error::new(ErrorCode::TooMany, text));
         }
         let interactive = Interactive {
-            timestamp: begin.timestamp.unwrap_or_else(|| self.timestamp()),
+            timestamp: self.age(begin.timestamp),
             serializable: begin.isolation == Isolation::Serializable,
             hint: options.hint.map(|hash| hash.partition(partitions)),
             token: None,

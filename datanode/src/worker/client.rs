@@ -6,9 +6,11 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Incarnation, TransactionId},
     limits::{CLIENT_LINK_BYTES_MAX, SCAN_BATCH_BYTES},
+    link::Link,
     links::LinkId,
     message::{self, IndependentWrite, Kind, Outcome, ScanConf, ScanReq},
     operation::{LockMode, OperationKind, OperationRef},
+    view::View,
     wire::{Malformed, Reader, Writer},
 };
 use twofold_storage::{
@@ -46,7 +48,11 @@ impl Worker {
     ) -> Result<(), Malformed> {
         match kind {
             Kind::ViewOrd => {
-                self.adopt_view(Arc::new(message::control(body)?));
+                let view: View = message::control(body)?;
+                if !view.fits(&self.config) {
+                    return Err(Malformed("ViewOrd: not of this config"));
+                }
+                self.adopt_view(Arc::new(view));
                 Ok(())
             }
             Kind::ReadReq => self.on_read(client, body),
@@ -88,6 +94,16 @@ impl Worker {
             return Ok(());
         }
         Err(Error::new(ErrorCode::Overloaded, format!("the client has not read {kept} bytes of answers")))
+    }
+
+    /// The link to a client, for another message. A client that has far too much to read goes instead.
+    pub(super) fn client_link(&mut self, client: LinkId) -> Option<&mut Link> {
+        let link = self.links.get_mut(client)?;
+        if link.kept_bytes() > 2 * CLIENT_LINK_BYTES_MAX {
+            self.unread.insert(client);
+            return None;
+        }
+        Some(link)
     }
 
     fn on_read(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
@@ -197,13 +213,14 @@ impl Worker {
             return Err(Malformed("WriteReq"));
         }
         let partition = operation.hash.partition(self.config.partitions);
-        if let Err(error) = self.check_serving(partition).and_then(|()| self.check_load(client)) {
+        let checked = self.check_serving(partition).and_then(|()| self.check_load(client));
+        if let Err(error) = checked.and_then(|()| self.check_outcomes()) {
             self.refuse_operation(client, request, &error);
             return Ok(());
         }
         self.counters.writes += 1;
         let id = TransactionId { session: self.session(client), number };
-        if self.disowned.contains(&id) {
+        if self.disowned.contains(id) {
             let error =
                 Error::new(ErrorCode::NoSuchTransaction, "the transaction was given up before it came");
             self.refuse_operation(client, request, &error);
@@ -261,7 +278,7 @@ impl Worker {
     }
 
     pub(super) fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
-        if let Some(link) = self.links.get_mut(client) {
+        if let Some(link) = self.client_link(client) {
             link.send(Kind::OperationConf as u8, 0, |out| {
                 out.put_u32(request);
                 out.put(result);
@@ -296,8 +313,10 @@ impl Worker {
 
     fn scan_now(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
         let scan = ScanReq::parse(body)?;
-        let checked =
-            self.check_serving(scan.partition).and_then(|()| self.schema(scan.table, scan.schema_version));
+        let checked = self
+            .check_serving(scan.partition)
+            .and_then(|()| self.check_load(client))
+            .and_then(|()| self.schema(scan.table, scan.schema_version));
         let schema = match checked {
             Ok(schema) => schema,
             Err(error) => {

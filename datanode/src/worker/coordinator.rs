@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Endpoint, Epoch, PartitionId, TransactionId},
-    limits::REQUEST_OPERATIONS_MAX,
+    limits::{REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
         BEGIN, COMMIT, DecideConf, DecideReq, ExecuteConf, ExecuteRef, ExecuteReq, Kind, Outcome,
@@ -20,7 +20,7 @@ use twofold_proto::{
 
 use super::{
     Peer, Task, Worker,
-    query::{Origin, lock_mode, parse_results},
+    query::{Origin, lock_mode, parse_results, results_too_large},
 };
 
 /// A participant, as its TC sees it.
@@ -58,6 +58,7 @@ struct Statement {
     waits: BTreeSet<Endpoint>,
     /// By operation.
     results: Vec<Option<Vec<u8>>>,
+    result_bytes: usize,
     failure: Option<ExecuteRef>,
 }
 
@@ -105,8 +106,8 @@ impl Worker {
         let id = TransactionId { session: self.session(client), number: request.number };
         self.counters.statements += 1;
         let now = self.now;
-        if request.has(BEGIN) && !self.coordinated.contains_key(&id) && !self.disowned.contains(&id) {
-            if let Err(error) = self.check_load(client) {
+        if request.has(BEGIN) && !self.coordinated.contains_key(&id) && !self.disowned.contains(id) {
+            if let Err(error) = self.check_load(client).and_then(|()| self.check_outcomes()) {
                 self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
                 return Ok(());
             }
@@ -155,6 +156,13 @@ impl Worker {
                 self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(undo));
             }
         }
+        if request.operations > 0
+            && !request.has(BEGIN)
+            && let Err(error) = self.check_load(client)
+        {
+            self.refuse_transaction(client, request.request, TransactionState::Open, None, error);
+            return Ok(());
+        }
         if request.has(COMMIT) {
             let coordinated = self.coordinated.get_mut(&id).expect("checked above");
             coordinated.commit_number = request.commit_number;
@@ -171,8 +179,10 @@ impl Worker {
         let mut parts: BTreeMap<Endpoint, (u16, Vec<u8>)> = BTreeMap::new();
         let mut reader = Reader::new(operations, "operations");
         let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
-        if usize::from(request.operations) > REQUEST_OPERATIONS_MAX {
-            return Err(Malformed("TransactionReq: too many operations"));
+        if usize::from(request.operations) > REQUEST_OPERATIONS_MAX
+            || operations.len() > TRANSACTION_BYTES_MAX
+        {
+            return Err(Malformed("TransactionReq: too large"));
         }
         let mut lost = None;
         for index in 0..request.operations {
@@ -214,6 +224,7 @@ impl Worker {
             begins: request.has(BEGIN),
             waits: parts.keys().copied().collect(),
             results: vec![None; usize::from(request.operations)],
+            result_bytes: 0,
             failure: None,
         });
         let (timestamp, flags) =
@@ -261,7 +272,21 @@ impl Worker {
         else {
             return;
         };
+        statement.result_bytes += results.iter().map(|(_, result)| result.len()).sum::<usize>();
+        if statement.result_bytes > TRANSACTION_BYTES_MAX {
+            statement.results.fill(None);
+            statement.failure.get_or_insert_with(|| ExecuteRef {
+                transaction: id,
+                statement: number,
+                operation: None,
+                open: true,
+                error: results_too_large(),
+            });
+        }
         for (index, result) in results {
+            if statement.failure.is_some() {
+                break;
+            }
             if let Some(place) = statement.results.get_mut(usize::from(index)) {
                 *place = Some(result);
             }
@@ -626,7 +651,7 @@ impl Worker {
     }
 
     fn answer_transaction(&mut self, client: LinkId, conf: &TransactionConf, results: &[Option<Vec<u8>>]) {
-        let Some(link) = self.links.get_mut(client) else { return };
+        let Some(link) = self.client_link(client) else { return };
         link.send(Kind::TransactionConf as u8, 0, |out| {
             conf.encode(out);
             for result in results {
@@ -645,7 +670,7 @@ impl Worker {
     ) {
         let refusal = TransactionRef { request, state, operation, error };
         if matches!(self.peers.get(&client), Some(Peer::Client(_)))
-            && let Some(link) = self.links.get_mut(client)
+            && let Some(link) = self.client_link(client)
         {
             link.send(Kind::TransactionRef as u8, 0, |out| put_control(out, &refusal));
         }

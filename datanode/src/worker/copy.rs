@@ -10,7 +10,7 @@ use twofold_proto::{
     wire::{Malformed, Reader, Writer},
 };
 
-use super::{Said, Worker, partition::Parked};
+use super::{Said, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked};
 use crate::local::Word;
 
 /// Partitions that are pulled at once.
@@ -62,9 +62,17 @@ impl Worker {
         let outcomes = self.outcomes.kept(partition);
         let state = &self.partitions[usize::from(partition.0)];
         let Some(out) = self.links.get_mut(link) else { return };
-        let forgotten = self.outcomes.forgotten();
-        let begin = CopyBeginOrd { partition, number: state.number, outcomes, forgotten };
-        out.send(Kind::CopyBeginOrd as u8, 0, |out| put_control(out, &begin));
+        let (number, forgotten) = (state.number, self.outcomes.forgotten());
+        let mut left = &outcomes[..];
+        loop {
+            let (outcomes, later) = left.split_at(left.len().min(OUTCOMES_IN_MESSAGE));
+            let begin = CopyBeginOrd { partition, number, outcomes: outcomes.to_vec(), forgotten };
+            out.send(Kind::CopyBeginOrd as u8, 0, |out| put_control(out, &begin));
+            left = later;
+            if left.is_empty() {
+                break;
+            }
+        }
         for &slot in &state.open {
             let write_set = self.write_sets.get(slot).expect("open");
             out.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
@@ -170,7 +178,9 @@ impl Worker {
         while !reader.is_empty() {
             let row = CopyRow::parse(&mut reader)?;
             let version = Version { epoch: row.epoch, number: u64::from(row.number) };
-            self.store.apply(partition, version, &row.image());
+            if !self.is_dropped(row.table) {
+                self.store.apply(partition, version, &row.image());
+            }
         }
         Ok(())
     }

@@ -50,7 +50,14 @@ impl Worker {
             assert!(complete < self.epoch, "epoch {complete:?} is complete in {:?}", self.epoch);
             self.complete = complete;
         }
+        self.tick();
+    }
+
+    /// What is done at each epoch, and now and then when there is nobody to end them.
+    pub(super) fn tick(&mut self) {
+        self.ticked = self.now;
         self.outcomes.complete(self.complete, self.now);
+        self.forget_old_disowned();
         self.on_timer();
         self.end_idle_transactions();
         self.drop_lost_clients();

@@ -57,7 +57,7 @@ use twofold_storage::{
 
 use crate::local::{FromWorker, ToWorker, Word};
 use coordinator::Coordinated;
-use outcome::Outcomes;
+use outcome::{Disowned, Outcomes};
 use partition::Partition;
 use query::Local;
 use replication::WriteSet;
@@ -123,6 +123,8 @@ pub struct Counters {
     pub not_serving: u64,
     /// Rows freed because they had expired.
     pub purged: u64,
+    /// Clients given up because they did not read their answers.
+    pub clients_dropped: u64,
 }
 
 /// What is known of the other end of a link.
@@ -215,14 +217,17 @@ pub struct Worker {
     woken: Woken,
     locals: Slab<Local>,
     local_ids: BTreeMap<TransactionId, u32>,
+    /// Of all pending versions.
+    pending_bytes: usize,
     refused: BTreeMap<TransactionId, Coordinator>,
     lock_waits: VecDeque<(Time, u32, TransactionId)>,
     write_sets: Slab<WriteSet>,
     coordinated: BTreeMap<TransactionId, Coordinated>,
     /// Transactions that ended without their client's wish; it hears why with its next request.
     failed: BTreeMap<TransactionId, (Time, Error)>,
-    /// Transactions that never came, and that somebody else than their session was told are aborted.
-    disowned: BTreeSet<TransactionId>,
+    disowned: Disowned,
+    /// Clients that have too much to read; they go at the end of the step.
+    unread: BTreeSet<LinkId>,
     waits: Waits,
     outcomes: Outcomes,
     observers: BTreeMap<u64, client::Observer>,
@@ -236,6 +241,8 @@ pub struct Worker {
     /// Open transactions, as TC or as primary, by the epoch in which Prepare was sent.
     open_epochs: BTreeMap<Epoch, u32>,
     marker: epoch::Marker,
+    /// When the last tick was.
+    ticked: Time,
     lease_until: Time,
     now: Time,
     /// Lives that a view has dropped from the group and that may still hold a lease; those that hold none.
@@ -280,12 +287,14 @@ impl Worker {
             woken: Woken::default(),
             locals: Slab::default(),
             local_ids: BTreeMap::new(),
+            pending_bytes: 0,
             refused: BTreeMap::new(),
             lock_waits: VecDeque::new(),
             write_sets: Slab::default(),
             coordinated: BTreeMap::new(),
             failed: BTreeMap::new(),
-            disowned: BTreeSet::new(),
+            disowned: Disowned::default(),
+            unread: BTreeSet::new(),
             waits: Waits::default(),
             outcomes: Outcomes::default(),
             observers: BTreeMap::new(),
@@ -298,6 +307,7 @@ impl Worker {
             time: ClusterTime::default(),
             open_epochs: BTreeMap::new(),
             marker: epoch::Marker::default(),
+            ticked: Time::default(),
             lease_until: Time::default(),
             now: Time::default(),
             unfenced: BTreeSet::new(),
@@ -476,7 +486,7 @@ impl Worker {
         self.link_effect(LinkEffect::Close { link });
         self.outcomes.session_gone(client.session, self.now);
         self.abort_session(client.session);
-        self.disowned.retain(|transaction| transaction.session != client.session);
+        self.disowned.forget(client.session);
     }
 
     fn on_frame(&mut self, id: LinkId, header: &FrameHeader, payload: &[u8]) {
@@ -590,7 +600,12 @@ impl Worker {
                 }
             }
             ToWorker::Epoch { epoch, complete, time } => self.on_epoch(epoch, complete, time),
-            ToWorker::AreYouThere(question) => self.tell_node(Word::Alive(question)),
+            ToWorker::AreYouThere(question) => {
+                self.tell_node(Word::Alive(question));
+                if self.now.since(self.ticked) > self.config.epoch() * TICKS_MISSED {
+                    self.tick();
+                }
+            }
         }
     }
 
@@ -634,6 +649,9 @@ impl Worker {
     }
 }
 
+/// After so many epochs without the president's word a worker ticks by itself.
+const TICKS_MISSED: u32 = 5;
+
 /// How far a client's epoch may be ahead: some hours of epochs. A worker that slept that long has lost its role.
 const MAX_EPOCH_LEAD: u64 = 1 << 20;
 
@@ -650,6 +668,11 @@ impl Machine for Worker {
             Input::Timer => self.on_timer(),
         }
         self.run_tasks();
+        while let Some(client) = self.unread.pop_first() {
+            self.counters.clients_dropped += 1;
+            self.drop_client(client);
+            self.run_tasks();
+        }
         std::mem::swap(&mut self.effects, effects);
     }
 

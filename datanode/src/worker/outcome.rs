@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use twofold_proto::{
+    error::{Error, ErrorCode},
     ids::{Epoch, Incarnation, PartitionId, TransactionId},
     links::LinkId,
     message::{
         Coordinator, KeptOutcome, Kind, Known, Outcome, OutcomeConf, OutcomeReq, Participant, Status,
-        StatusConf, StatusReq, WriteSetHeader,
+        StatusConf, StatusReq, WriteSetHeader, put_control,
     },
     time::{Duration, Time},
     wire::Malformed,
@@ -18,8 +19,16 @@ use super::{Task, Worker, partition::Parked};
 /// How long the outcomes of a session without a connection are kept.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Transactions that were called aborted before they came.
+/// Transactions that were called aborted before they came, and how long those of a session without a link here are kept:
+/// no request waits as long for its first connection.
 const DISOWNED_MAX: usize = 1 << 16;
+const DISOWNED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Outcomes past which writes get a temporary error: epochs do not become complete, or sessions confirm nothing.
+const OUTCOMES_MAX: usize = 1 << 22;
+
+/// Outcomes in one message.
+pub(super) const OUTCOMES_IN_MESSAGE: usize = 1 << 16;
 
 /// An outcome in one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +48,46 @@ struct Session {
     gone: Option<Time>,
 }
 
+/// Transactions that never came, and that somebody else than their session was told are aborted.
+#[derive(Debug, Default)]
+pub(super) struct Disowned {
+    ids: BTreeMap<TransactionId, Time>,
+    /// When each is looked at again.
+    order: VecDeque<(Time, TransactionId)>,
+}
+
+impl Disowned {
+    pub fn contains(&self, id: TransactionId) -> bool {
+        self.ids.contains_key(&id)
+    }
+
+    fn insert(&mut self, id: TransactionId, now: Time) {
+        self.ids.insert(id, now);
+        self.order.push_back((now, id));
+    }
+
+    /// The session has ended.
+    pub fn forget(&mut self, session: Incarnation) {
+        self.ids.retain(|id, _| id.session != session);
+    }
+
+    /// Forgets those of sessions that are not here, after a while.
+    fn forget_old(&mut self, now: Time, is_here: impl Fn(Incarnation) -> bool) {
+        while let Some(&(since, id)) = self.order.front()
+            && now.since(since) >= DISOWNED_TIMEOUT
+        {
+            self.order.pop_front();
+            if self.ids.get(&id) != Some(&since) {
+                continue;
+            }
+            self.ids.remove(&id);
+            if is_here(id.session) {
+                self.insert(id, now);
+            }
+        }
+    }
+}
+
 /// The outcomes that somebody may yet ask for.
 ///
 /// Each is kept until its epoch is complete (no participant is in doubt any more) and its session has confirmed the
@@ -46,6 +95,8 @@ struct Session {
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     by_epoch: BTreeMap<Epoch, Vec<Record>>,
+    /// In `by_epoch`.
+    recent: usize,
     spare: Vec<Vec<Record>>,
     /// Of complete epochs, but not confirmed by the session.
     unconfirmed: BTreeMap<(TransactionId, PartitionId), (Epoch, Record)>,
@@ -65,6 +116,7 @@ impl Outcomes {
             commit_number: header.commit_number,
             outcome,
         };
+        self.recent += 1;
         let spare = &mut self.spare;
         self.by_epoch.entry(header.prepared).or_insert_with(|| spare.pop().unwrap_or_default()).push(record);
     }
@@ -89,7 +141,12 @@ impl Outcomes {
     pub fn learn(&mut self, partition: PartitionId, kept: &KeptOutcome) {
         let &KeptOutcome { prepared, number, transaction, commit_number, outcome } = kept;
         let record = Record { partition, number, transaction, commit_number, outcome };
+        self.recent += 1;
         self.by_epoch.entry(prepared).or_default().push(record);
+    }
+
+    fn len(&self) -> usize {
+        self.recent + self.unconfirmed.len()
     }
 
     /// What became of a transaction in a partition, if that is still known.
@@ -147,6 +204,10 @@ impl Outcomes {
         self.sessions.contains_key(&session)
     }
 
+    fn has_link(&self, session: Incarnation) -> bool {
+        self.sessions.get(&session).is_some_and(|state| state.gone.is_none())
+    }
+
     /// The newest epoch of which an unconfirmed outcome was forgotten.
     pub fn forgotten(&self) -> Epoch {
         self.forgotten
@@ -175,6 +236,7 @@ impl Outcomes {
             && *entry.key() <= complete
         {
             let (epoch, mut records) = entry.remove_entry();
+            self.recent -= records.len();
             for record in records.drain(..) {
                 let session = record.transaction.session;
                 let state = self.sessions.entry(session).or_insert_with(|| {
@@ -214,6 +276,25 @@ pub(super) struct Doubt {
 }
 
 impl Worker {
+    /// Whether the outcomes of more commits can be kept.
+    pub(super) fn check_outcomes(&self) -> Result<(), Error> {
+        let kept = self.outcomes.len();
+        if kept < OUTCOMES_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "node {} keeps {kept} outcomes: epoch {} is not complete, or sessions do not confirm",
+            self.own.node,
+            self.complete.next()
+        );
+        Err(Error::new(ErrorCode::Overloaded, text))
+    }
+
+    pub(super) fn forget_old_disowned(&mut self) {
+        let (now, outcomes) = (self.now, &self.outcomes);
+        self.disowned.forget_old(now, |session| outcomes.has_link(session));
+    }
+
     /// Asks the other participants about a prepared transaction whose TC is gone.
     pub(super) fn doubt(&mut self, slot: u32) {
         self.counters.in_doubt += 1;
@@ -434,7 +515,9 @@ impl Worker {
         }
         let status = self.status(client, request);
         let conf = StatusConf { request: request.request, status };
-        self.send_control(client, Kind::StatusConf, &conf);
+        if let Some(link) = self.client_link(client) {
+            link.send(Kind::StatusConf as u8, 0, |out| put_control(out, &conf));
+        }
         Ok(())
     }
 
@@ -458,13 +541,13 @@ impl Worker {
                 // It never came, or it has ended: the partition knows. The session's requests come in order, so none can
                 // come after its own question. After another's one could: it is refused from now on.
                 None if self.session(client) == id.session => Status::Disowned,
-                None if self.disowned.len() >= DISOWNED_MAX => Status::Pending,
+                None if self.disowned.ids.len() >= DISOWNED_MAX => Status::Pending,
                 #[cfg(feature = "mutations")]
                 None if self.mutated(crate::mutation::Mutation::NotFoundMeansAborted) => {
                     Status::Decided(Outcome::Aborted)
                 }
                 None => {
-                    self.disowned.insert(id);
+                    self.disowned.insert(id, self.now);
                     Status::Disowned
                 }
             };

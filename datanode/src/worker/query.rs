@@ -8,13 +8,13 @@ use twofold_proto::{
     limits::{LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
-        self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
+        self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Image, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
     },
     operation::{LockMode, OperationRef},
     result::{Refusal, ResultCode},
     row::RowRef,
     schema::Schema,
-    time::{ClusterTime, Duration},
+    time::{ClusterTime, Duration, Time},
     wire::{Malformed, Reader, Writer},
 };
 use twofold_storage::{
@@ -58,6 +58,8 @@ pub(super) struct PendingWrite {
     pub tag: u32,
     /// When the row expires, and where its body is in [`Local::bodies`]; `None`: deleted.
     pub row: Option<(ClusterTime, usize, usize)>,
+    /// Bytes that its image may take in the write set.
+    bytes: usize,
     /// The key's pending version before this one.
     previous: Option<u32>,
 }
@@ -76,6 +78,8 @@ struct Statement {
     results: Vec<u8>,
     done: u16,
     waits: Option<Wait>,
+    /// When the wait is too long.
+    deadline: Time,
 }
 
 /// What a statement waits for.
@@ -96,6 +100,8 @@ pub(super) struct Local {
     pub locks: Vec<LockId>,
     pub writes: Vec<PendingWrite>,
     pub bodies: Vec<u8>,
+    /// Of all pending versions.
+    bytes: usize,
     statement: Option<Statement>,
     /// The operations that a waiting statement has left.
     parked: Vec<u8>,
@@ -107,7 +113,7 @@ pub(super) struct Local {
 impl Local {
     fn reset(&mut self, id: TransactionId, timestamp: u64, origin: Origin) {
         (self.id, self.timestamp, self.origin) = (id, timestamp, origin);
-        (self.statement, self.prepared) = (None, false);
+        (self.statement, self.prepared, self.bytes) = (None, false, 0);
         self.partitions.clear();
         self.locks.clear();
         self.writes.clear();
@@ -197,6 +203,11 @@ impl Worker {
             None => self.begin_local(id, request.timestamp, Origin::Coordinated(coordinator)),
         };
         let local = self.locals.get_mut(slot).expect("indexed locals exist");
+        if local.origin != Origin::Coordinated(coordinator) {
+            let text = format!("another TC has a transaction {id:?}: a client has used its number twice");
+            let error = Error::new(ErrorCode::Malformed, text);
+            return self.refuse_statement(coordinator, id, request.statement, None, false, error);
+        }
         assert!(
             local.statement.is_none() && !local.prepared,
             "a statement in the middle of another: {local:?}"
@@ -250,6 +261,7 @@ impl Worker {
                 self.counters.lock_waits += 1;
                 let deadline = self.now + Duration::from_millis(self.config.lock_wait_timeout_ms.into());
                 let local = self.locals.get_mut(slot).expect("it waits");
+                local.statement.as_mut().expect("it waits").deadline = deadline;
                 self.lock_waits.push_back((deadline, slot, local.id));
             }
             Ran::Complete => self.statement_done(slot),
@@ -285,6 +297,9 @@ impl Worker {
                     let statement = local.statement.as_mut().expect("it goes on");
                     statement.left -= 1;
                     statement.done += 1;
+                    if statement.results.len() > TRANSACTION_BYTES_MAX {
+                        return Ran::Failed { operation: index, open: true, error: results_too_large() };
+                    }
                 }
                 Ok(Progress::Waits(wait)) => {
                     let local = self.locals.get_mut(slot).expect("it waits");
@@ -393,7 +408,12 @@ impl Worker {
     ) -> Result<(), Error> {
         let key = self.locks.key(lock);
         let local = self.locals.get_mut(slot).expect("it runs");
-        if let Some((_, body)) = row {
+        let bytes = Image::HEADER_BYTES + key.key.len() + row.map_or(0, |(_, body)| body.len());
+        if local.bytes + bytes > TRANSACTION_BYTES_MAX {
+            let text = format!("the transaction writes more than {TRANSACTION_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorCode::TooLarge, text));
+        }
+        if row.is_some() {
             let replicas = &self.partitions[usize::from(key.partition.0)].replicas;
             let kept = |link: &LinkId| self.links.get(*link).map_or(0, |link| link.kept_bytes());
             if let Some(kept) =
@@ -402,15 +422,15 @@ impl Worker {
                 let text = format!("a replica of partition {} is {kept} bytes behind", key.partition);
                 return Err(Error::new(ErrorCode::Overloaded, text));
             }
-            if !self.store.has_room(local.bodies.len() + key.key.len() + body.len()) {
+            // The buddies admit writes to their own partitions at the same time, and all come to be stored here.
+            let pending = (self.pending_bytes + bytes) * usize::from(self.config.replicas);
+            if !self.store.has_room(pending) {
                 let text = format!("data_memory of node {} is used up", self.own.node);
                 return Err(Error::new(ErrorCode::TableFull, text));
             }
-            if local.bodies.len() + body.len() > TRANSACTION_BYTES_MAX {
-                let text = format!("the transaction writes more than {TRANSACTION_BYTES_MAX} bytes");
-                return Err(Error::new(ErrorCode::TooLarge, text));
-            }
         }
+        self.pending_bytes += bytes;
+        local.bytes += bytes;
         let row = row.map(|(expiry, body)| {
             let from = local.bodies.len();
             local.bodies.extend_from_slice(body);
@@ -424,6 +444,7 @@ impl Worker {
             partition: key.partition,
             tag: key.tag,
             row,
+            bytes,
             previous: self.locks.pending(lock),
         });
         let newest = (local.writes.len() - 1) as u32;
@@ -482,6 +503,7 @@ impl Worker {
     /// Forgets a local transaction: its request for a lock, its pending versions and the locks it still holds.
     pub(super) fn end_local(&mut self, slot: u32) {
         let Some(mut local) = self.locals.remove(slot) else { return };
+        self.pending_bytes -= local.bytes;
         if !local.is_independent() {
             self.local_ids.remove(&local.id);
         }
@@ -535,6 +557,8 @@ impl Worker {
         let local = self.locals.get_mut(slot).expect("it is undone");
         while let Some(write) = local.writes.pop_if(|write| write.statement >= statement) {
             self.locks.set_pending(write.lock, write.previous);
+            local.bytes -= write.bytes;
+            self.pending_bytes -= write.bytes;
             if let Some((_, from, _)) = write.row {
                 local.bodies.truncate(from);
             }
@@ -657,8 +681,10 @@ impl Worker {
     pub(super) fn time_out_lock_waits(&mut self) {
         while let Some(&(deadline, slot, transaction)) = self.lock_waits.front() {
             let local = self.locals.get(slot).filter(|local| local.id == transaction);
-            let wait = local.and_then(|local| local.statement.as_ref()?.waits);
-            if let Some(wait) = wait {
+            let statement = local.and_then(|local| local.statement.as_ref());
+            // It may have gone on meanwhile, and wait for something else since.
+            let statement = statement.filter(|statement| statement.deadline == deadline);
+            if let Some(wait) = statement.and_then(|statement| statement.waits) {
                 if deadline > self.now {
                     return;
                 }
@@ -702,7 +728,7 @@ impl Worker {
     }
 
     pub(super) fn refuse_operation(&mut self, client: LinkId, request: u32, error: &Error) {
-        if let Some(link) = self.links.get_mut(client) {
+        if let Some(link) = self.client_link(client) {
             link.send(Kind::OperationRef as u8, 0, |out| message::put_operation_ref(out, request, error));
         }
     }
@@ -721,6 +747,11 @@ pub(super) fn lock_mode(operation: &OperationRef<'_>, serializable: bool) -> Opt
 /// An operation of a statement, after its index there.
 fn parse_operation<'a>(reader: &mut Reader<'a>) -> Result<(u16, OperationRef<'a>), Malformed> {
     Ok((reader.u16()?, OperationRef::parse(reader)?))
+}
+
+pub(super) fn results_too_large() -> Error {
+    let text = format!("the results of the statement have more than {TRANSACTION_BYTES_MAX} bytes");
+    Error::new(ErrorCode::TooLarge, text)
 }
 
 /// Results by index, from u16 index, u32 length, result.

@@ -2,7 +2,7 @@
 
 use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::SPARE_BYTES_MAX, waits::Action};
 use twofold_proto::{
-    ids::{PartitionId, Version, ViewNumber},
+    ids::{PartitionId, TableId, Version, ViewNumber},
     links::{LinkId, Links},
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
     wire::{Malformed, Reader, Writer},
@@ -240,12 +240,15 @@ impl Worker {
         let mut reader = Reader::new(&write_set.body, "images");
         for _ in 0..write_set.header.images {
             let image = Image::parse(&mut reader).expect("images were parsed when they came");
-            let dropped = image.table.0 < self.next_table && !self.schemas.contains_key(&image.table);
-            if dropped {
-                continue;
+            if !self.is_dropped(image.table) {
+                self.store.apply(partition, version, &image);
             }
-            self.store.apply(partition, version, &image);
         }
+    }
+
+    /// Whether the table was there and is no more. Ids are not used again.
+    pub(super) fn is_dropped(&self, table: TableId) -> bool {
+        table.0 < self.next_table && !self.schemas.contains_key(&table)
     }
 
     /// Whether what a replica hears of the partition counts: its primary says it, and as such. What it said before it

@@ -21,8 +21,8 @@ use twofold_proto::{
 use twofold_storage::lock::LockKey;
 
 use super::{
-    DataPeer, Peer, Task, Worker, partition::Parked, query::Origin, replication::outstanding, waits::Action,
-    worker_of,
+    DataPeer, Peer, Task, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked, query::Origin,
+    replication::outstanding, waits::Action, worker_of,
 };
 use crate::local::Word;
 
@@ -149,7 +149,7 @@ impl Worker {
     /// Gives every partition its new primary and replicas. Returns those whose primary changed.
     fn update_partitions(&mut self) -> BTreeSet<PartitionId> {
         let mut changed = BTreeSet::new();
-        let mut words: BTreeMap<Endpoint, ReplicaStateOrd> = BTreeMap::new();
+        let mut words = BTreeMap::new();
         let mut recent = self.outcomes.recent();
         for number in 0..self.map.partitions() {
             let partition = PartitionId(number);
@@ -174,8 +174,9 @@ impl Worker {
             }
         }
         for (primary, word) in words {
-            if let Some(&link) = self.data_links.get(&primary) {
-                self.send_control(link, Kind::ReplicaStateOrd, &word);
+            let Some(&link) = self.data_links.get(&primary) else { continue };
+            for order in split_words(self.view.number, word) {
+                self.send_control(link, Kind::ReplicaStateOrd, &order);
             }
         }
         self.known_lives = self.view.members.iter().map(|member| (member.node, member.incarnation)).collect();
@@ -204,7 +205,7 @@ impl Worker {
         before: Option<Endpoint>,
         primary: Option<Endpoint>,
         decided: Vec<(u64, TransactionId, Outcome)>,
-        words: &mut BTreeMap<Endpoint, ReplicaStateOrd>,
+        words: &mut BTreeMap<Endpoint, Vec<(PartitionId, ReplicaState)>>,
     ) {
         let view = self.view.number;
         if before == Some(self.own) {
@@ -232,9 +233,8 @@ impl Worker {
                 .map(|header| (header.number, header.transaction))
                 .collect();
             if let Some(primary) = primary {
-                let word = words.entry(primary);
-                let word = word.or_insert_with(|| ReplicaStateOrd { view, partitions: Vec::new() });
-                word.partitions.push((partition, ReplicaState { open, decided }));
+                let word = ReplicaState { open, decided, goes_on: false };
+                words.entry(primary).or_default().push((partition, word));
             }
         } else {
             self.drop_copy(partition);
@@ -376,7 +376,14 @@ impl Worker {
     pub(super) fn on_replica_state(&mut self, node: NodeId, order: ReplicaStateOrd) {
         for (partition, word) in order.partitions {
             let Some(state) = self.partitions.get_mut(usize::from(partition.0)) else { continue };
-            state.states.insert(node, (order.view, word));
+            match state.states.get_mut(&node) {
+                Some((view, before)) if *view == order.view && before.goes_on => {
+                    before.open.extend(word.open);
+                    before.decided.extend(word.decided);
+                    before.goes_on = word.goes_on;
+                }
+                _ => _ = state.states.insert(node, (order.view, word)),
+            }
             self.take_early_states(partition);
             self.try_serve(partition);
         }
@@ -388,7 +395,7 @@ impl Worker {
         let since = state.since;
         state.states.retain(|_, (view, _)| *view >= since);
         let states = &state.states;
-        state.missing.retain(|node| !states.contains_key(node));
+        state.missing.retain(|node| states.get(node).is_none_or(|(_, word)| word.goes_on));
     }
 
     pub(super) fn try_serve_all(&mut self) {
@@ -559,4 +566,30 @@ impl Worker {
         }
         self.tell_node(Word::Catalog(catalog.version));
     }
+}
+
+/// What a replica says to one primary, in messages of a bounded size.
+pub(super) fn split_words(view: ViewNumber, words: Vec<(PartitionId, ReplicaState)>) -> Vec<ReplicaStateOrd> {
+    let mut orders = Vec::new();
+    let mut partitions = Vec::new();
+    let mut room = OUTCOMES_IN_MESSAGE;
+    for (partition, mut word) in words {
+        let mut goes_on = true;
+        while goes_on {
+            let open = word.open.split_off(word.open.len().saturating_sub(room));
+            room -= open.len();
+            let decided = word.decided.split_off(word.decided.len().saturating_sub(room));
+            room -= decided.len();
+            goes_on = !word.open.is_empty() || !word.decided.is_empty();
+            partitions.push((partition, ReplicaState { open, decided, goes_on }));
+            if room == 0 {
+                orders.push(ReplicaStateOrd { view, partitions: std::mem::take(&mut partitions) });
+                room = OUTCOMES_IN_MESSAGE;
+            }
+        }
+    }
+    if !partitions.is_empty() {
+        orders.push(ReplicaStateOrd { view, partitions });
+    }
+    orders
 }

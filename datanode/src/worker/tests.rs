@@ -24,6 +24,8 @@ use twofold_proto::{
 
 use super::*;
 
+mod bounds;
+
 const SESSION: Incarnation = Incarnation(77);
 
 fn config(replicas: u8) -> Arc<ClusterConfig> {
@@ -59,6 +61,27 @@ fn schema() -> Schema {
         distribution_key: vec![0],
     })
     .unwrap()
+}
+
+/// Rows and keys of any size.
+fn blobs() -> Schema {
+    Schema::new(Table {
+        id: TableId(2),
+        name: "blobs".into(),
+        version: 1,
+        columns: vec![
+            Column::new("name", ColumnType::Binary { max_bytes: 3000 }),
+            Column::new("data", ColumnType::Binary { max_bytes: 1 << 20 }),
+        ],
+        primary_key: vec![0],
+        distribution_key: vec![0],
+    })
+    .unwrap()
+}
+
+fn catalog() -> Catalog {
+    let tables = vec![schema().table().clone(), blobs().table().clone()];
+    Catalog { version: 1, tables, next_table: 3 }
 }
 
 fn key(id: u64) -> Vec<u8> {
@@ -113,11 +136,15 @@ fn endpoint(node: usize) -> Endpoint {
 
 impl Cluster {
     fn new(replicas: u8) -> Cluster {
+        Cluster::with_memory(replicas, 1 << 20)
+    }
+
+    fn with_memory(replicas: u8, data_memory: u64) -> Cluster {
         let config = config(replicas);
         let incarnation = |node: usize| Incarnation(100 + node as u64);
         let nodes = (0..usize::from(replicas))
             .map(|node| Node {
-                worker: Worker::new(config.clone(), endpoint(node), incarnation(node), 1 << 20),
+                worker: Worker::new(config.clone(), endpoint(node), incarnation(node), data_memory),
                 effects: Vec::new(),
             })
             .collect::<Vec<_>>();
@@ -139,9 +166,8 @@ impl Cluster {
             client,
             words: Vec::new(),
         };
-        let catalog = Catalog { version: 1, tables: vec![schema().table().clone()], next_table: 2 };
         for node in 0..usize::from(replicas) {
-            cluster.tell(node, ToWorker::Catalog(Arc::new(catalog.clone())));
+            cluster.tell(node, ToWorker::Catalog(Arc::new(catalog())));
             cluster.tell(node, ToWorker::Lease(Time::from_millis(1_000_000)));
         }
         cluster.adopt(view);
@@ -641,8 +667,7 @@ fn a_joining_node_gets_everything_and_then_its_share() {
     let config = cluster.config.clone();
     cluster.nodes[0].worker = Worker::new(config, endpoint(0), Incarnation(200), 1 << 20);
     cluster.client[0] = twofold_proto::link::Link::new(endpoint(0), Incarnation(200));
-    let catalog = Catalog { version: 1, tables: vec![schema().table().clone()], next_table: 2 };
-    cluster.tell(0, ToWorker::Catalog(Arc::new(catalog)));
+    cluster.tell(0, ToWorker::Catalog(Arc::new(catalog())));
     cluster.tell(0, ToWorker::Lease(Time::from_millis(1_000_000)));
     for state in [MemberState::Syncing, MemberState::Ready, MemberState::Up] {
         let mut view = cluster.view.clone();
@@ -685,8 +710,7 @@ fn a_hand_over_does_not_lose_an_independent_write_under_way() {
     cluster.kill(0);
     let config = cluster.config.clone();
     cluster.nodes[0].worker = Worker::new(config, endpoint(0), Incarnation(200), 1 << 20);
-    let catalog = Catalog { version: 1, tables: vec![schema().table().clone()], next_table: 2 };
-    cluster.tell(0, ToWorker::Catalog(Arc::new(catalog)));
+    cluster.tell(0, ToWorker::Catalog(Arc::new(catalog())));
     cluster.tell(0, ToWorker::Lease(Time::from_millis(1_000_000)));
     for state in [MemberState::Syncing, MemberState::Ready] {
         let mut view = cluster.view.clone();
