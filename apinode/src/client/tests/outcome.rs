@@ -230,3 +230,23 @@ fn a_worker_that_gave_the_session_up_is_met_anew_and_asked_itself() {
     assert_eq!(net.one_write(11).number, 2);
     assert_eq!(net.client.counters().links_renewed, 1);
 }
+
+#[test]
+fn a_worker_that_may_have_had_the_first_frames_and_knows_of_none_is_asked_before_they_are_sent_again() {
+    let mut net = Net::ready(1);
+    net.operate(1, write(0));
+    net.turn();
+    let old = net.to(worker(11));
+    net.disconnect(old);
+    // It gave the link up in the meantime. Nothing of it had arrived here, so it cannot tell that this is no new one.
+    let far = net.far.get_mut(&old).unwrap();
+    far.link = Link::new(far.link.peer(), far.link.incarnation());
+    far.inbox.clear();
+    net.connect(old);
+    assert_ne!(net.to(worker(11)), old);
+    let question = net.one_question(11);
+    status(&mut net, 11, question.request, Status::Decided(Outcome::Committed(Epoch(3))));
+    assert!(matches!(net.replies()[..], [(1, Err(_))] | [(1, Ok(_))]));
+    assert!(net.arrived(11, 0).is_empty(), "it is not written a second time");
+    assert_eq!(net.client.counters().links_renewed, 1);
+}

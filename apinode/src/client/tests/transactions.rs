@@ -169,12 +169,14 @@ fn statements_go_to_the_tc_one_at_a_time_and_are_answered_in_order() {
 #[test]
 fn a_begin_alone_costs_no_message() {
     let mut net = Net::ready(1);
-    let begin = Begin { isolation: Isolation::Serializable, timestamp: Some(123) };
+    let begin = Begin { isolation: Isolation::Serializable, timestamp: Some(WALL_CLOCK - 123) };
     net.submit(1, Request::Statement(Statement { begin: Some(begin), ..statement(1, &[], End::Stay) }));
-    assert!(matches!(net.answer(), Answer::Statement { state: Open, timestamp: 123, .. }));
+    assert!(
+        matches!(net.answer(), Answer::Statement { state: Open, timestamp, .. } if timestamp == WALL_CLOCK - 123)
+    );
     net.submit(2, Request::Statement(Statement { begin: None, ..statement(2, &[read(1)], End::Stay) }));
     let sent = net.one_statement(12);
-    assert_eq!((sent.flags, sent.timestamp, sent.statement), (BEGIN | SERIALIZABLE, 123, 2));
+    assert_eq!((sent.flags, sent.timestamp, sent.statement), (BEGIN | SERIALIZABLE, WALL_CLOCK - 123, 2));
     for (end, expected) in [(End::Commit, Committed), (End::Rollback, Aborted)] {
         let handle = 51;
         net.submit(3, Request::Statement(Statement { handle, ..statement(1, &[], End::Stay) }));
@@ -368,4 +370,16 @@ fn handles_and_queues_are_bounded_and_checked() {
     net.submit(6, Request::Statement(statement(3, &[write(0)], End::Stay)));
     let failure = net.failure();
     assert_eq!((failure.error.code, failure.state), (ErrorCode::TooMany, Open));
+}
+
+#[test]
+fn an_age_that_no_attempt_can_have_is_brought_into_bounds() {
+    for (given, minutes) in [(u64::MAX, 0), (1, 10), (WALL_CLOCK - 60_000_000, 1)] {
+        let mut net = Net::ready(1);
+        let begin = Begin { isolation: Isolation::default(), timestamp: Some(given) };
+        net.submit(1, Request::Statement(Statement { begin: Some(begin), ..statement(1, &[], End::Stay) }));
+        let Answer::Statement { timestamp, .. } = net.answer() else { panic!("{given}") };
+        let age = WALL_CLOCK + net.now.0 / 1000 - timestamp;
+        assert_eq!(age / 60_000_000, minutes, "{given}");
+    }
 }
