@@ -52,7 +52,7 @@ settings! {
     "mgm": "id" = "1", "id of the management node, 1 to 255; without any [[mgm]] section there is node 1";
     "mgm": "host" = "\"127.0.0.1\"", "name or address that the others reach it at";
     "mgm": "port" = "1186", "port for nodes, the command line and gRPC";
-    "mgm": "web_port" = "1188", "port of the web console";
+    "mgm": "web_port" = "1188", "port of the web console and the Prometheus metrics";
     "data": "id" = "", "id of the data node, 1 to 255; groups are taken in the order of ids";
     "data": "host" = "", "name or address that the others reach it at";
     "data": "port" = "2202 + place", "its port; the place counts the data nodes by id, from 0";

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use twofold_proto::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
+    figure::Figure,
     ids::{Endpoint, Epoch, Incarnation, NodeId},
     link::{FrameHeader, Message, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
     machine::Machine,
     message::{Kind, Life},
     time::{Duration, Time},
-    view::View,
+    view::{MemberState, View},
     wire::Malformed,
 };
 
@@ -411,6 +412,26 @@ impl Machine for ManagementNode {
 
     fn next_timeout(&self) -> Option<Time> {
         Some(self.tick_due)
+    }
+
+    fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        let mut gauge = |name, help, value| tell(Figure::gauge("register", name, help, value));
+        gauge("leads", "1: leads the Raft group", u64::from(self.replica.leads()));
+        gauge("has_leader", "1: knows a leader", u64::from(self.replica.leader().is_some()));
+        gauge("term", "Raft's term", self.replica.term());
+        let (view, catalog) = (self.register.view(), self.register.catalog());
+        gauge("view", "Number of the newest view", view.number.0);
+        gauge("restart", "How many system restarts there were", view.restart.into());
+        for (name, help, state) in [
+            ("members_up", "Data nodes that serve", MemberState::Up),
+            ("members_ready", "Data nodes that are about to serve", MemberState::Ready),
+            ("members_syncing", "Data nodes that are being copied to", MemberState::Syncing),
+        ] {
+            gauge(name, help, view.members.iter().filter(|member| member.state == state).count() as u64);
+        }
+        gauge("catalog", "Version of the catalog", catalog.version);
+        gauge("tables", "Tables", catalog.tables.len() as u64);
+        gauge("peers", "Processes that are connected to it", self.peers.len() as u64);
     }
 
     fn check(&self) {

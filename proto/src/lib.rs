@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod error;
+pub mod figure;
 pub mod filter;
 pub mod ids;
 pub mod key;

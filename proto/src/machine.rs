@@ -1,6 +1,6 @@
 //! The step contract.
 
-use crate::time::Time;
+use crate::{figure::Figure, time::Time};
 
 /// What every state machine of a node implements.
 ///
@@ -24,6 +24,9 @@ pub trait Machine {
 
     /// When it wants to be stepped with a timer, if nothing else happens before.
     fn next_timeout(&self) -> Option<Time>;
+
+    /// Tells its figures, if it has any. Called about once a second, so it may take some microseconds.
+    fn figures(&self, _tell: &mut dyn FnMut(Figure)) {}
 
     /// Panics where an invariant is broken. The simulator calls it after every step.
     fn check(&self);

@@ -133,7 +133,8 @@ impl<M: Linked + 'static, O: Owner<M> + 'static> Driver<M, O> {
             waker: None,
             timer: Timer::default(),
             stopping: None,
-            sizes_due: Time(0),
+            sizes_told: Time(0),
+            sizes_due: None,
             buffer: vec![0; READ_BYTES],
             dirty: Vec::new(),
             deliveries: Vec::new(),
@@ -181,7 +182,9 @@ struct Core<M: Linked, O: Owner<M>> {
     timer: Timer,
     /// Until when to try to write, once asked to stop.
     stopping: Option<Time>,
-    sizes_due: Time,
+    /// When sizes were looked at for the metrics, and when they are to be again, if there was a turn since.
+    sizes_told: Time,
+    sizes_due: Option<Time>,
     /// What is read from all connections, one after the other.
     buffer: Vec<u8>,
     // Reused, empty between turns.
@@ -219,7 +222,10 @@ impl<M: Linked, O: Owner<M>> Core<M, O> {
             self.mailbox.queue().close();
             return Poll::Ready(());
         }
-        let due = [self.machine.next_timeout(), self.stopping].into_iter().flatten().min();
+        if !self.open && self.sizes_due.is_some() {
+            self.tell_sizes(self.clock.now());
+        }
+        let due = [self.machine.next_timeout(), self.stopping, self.sizes_due].into_iter().flatten().min();
         self.timer.arm(due, self.clock, context);
         Poll::Pending
     }
@@ -258,9 +264,15 @@ impl<M: Linked, O: Owner<M>> Core<M, O> {
         self.dirty = dirty;
         self.network.tally.turns += 1;
         self.network.publish();
-        if now >= self.sizes_due {
-            self.sizes_due = now + SIZES_EVERY;
-            self.network.publish_sizes(self.machine.links(), self.mailbox.queue().len());
+        self.sizes_due.get_or_insert(self.sizes_told + SIZES_EVERY);
+        self.tell_sizes(now);
+    }
+
+    /// Once a second where there are turns; and once more after the last one.
+    fn tell_sizes(&mut self, now: Time) {
+        if self.sizes_due.is_some_and(|due| due <= now) {
+            (self.sizes_due, self.sizes_told) = (None, now);
+            self.network.publish_sizes(&mut self.machine, self.mailbox.queue().len());
         }
     }
 

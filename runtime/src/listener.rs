@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::{pending, poll_fn},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -156,6 +157,16 @@ async fn begins_with_magic(stream: &TcpStream) -> io::Result<bool> {
 /// Connections for another protocol, untouched; see [`Listener::others`].
 #[derive(Debug)]
 pub struct Others(mpsc::Receiver<std::net::TcpStream>);
+
+impl Others {
+    /// The next one; waits for ever once the listener is gone.
+    pub(crate) async fn next(&mut self) -> io::Result<TcpStream> {
+        match poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await {
+            Some(next) => next,
+            None => pending().await,
+        }
+    }
+}
 
 impl Stream for Others {
     type Item = io::Result<TcpStream>;

@@ -1,6 +1,7 @@
 //! Figures of a process, in the text format of Prometheus (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fmt, io,
     sync::{Arc, Mutex, PoisonError},
@@ -16,8 +17,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
 use tokio::{
@@ -25,6 +32,12 @@ use tokio::{
     sync::Semaphore,
     time,
 };
+use twofold_proto::{
+    figure::{Figure, FigureKind},
+    machine::Machine,
+};
+
+use crate::listener::Others;
 
 /// Clients that are served at once; more wait.
 const CLIENTS_MAX: usize = 16;
@@ -39,6 +52,103 @@ type ByThread<T> = Family<Vec<(&'static str, String)>, T>;
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     drivers: Drivers,
+    machines: Machines,
+}
+
+/// Where clients of the metrics come from.
+#[derive(Debug)]
+pub enum Clients {
+    /// A port of their own.
+    Port(TcpListener),
+    /// A port of links: those that speak another protocol.
+    Others(Others),
+}
+
+impl From<TcpListener> for Clients {
+    fn from(port: TcpListener) -> Clients {
+        Clients::Port(port)
+    }
+}
+
+impl From<Others> for Clients {
+    fn from(others: Others) -> Clients {
+        Clients::Others(others)
+    }
+}
+
+impl Clients {
+    async fn next(&mut self) -> io::Result<TcpStream> {
+        match self {
+            Clients::Port(port) => port.accept().await.map(|(stream, _)| stream),
+            Clients::Others(others) => others.next().await,
+        }
+    }
+}
+
+/// What the machines have told last, by thread.
+#[derive(Clone, Default, Debug)]
+struct Machines(Arc<Mutex<BTreeMap<String, Vec<Figure>>>>);
+
+impl Collector for Machines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A name is described once, with the figures of all threads below it.
+        let mut names: BTreeMap<(&str, &str), Vec<(&str, &Figure)>> = BTreeMap::new();
+        for (thread, figures) in &*threads {
+            for figure in figures {
+                names.entry((figure.group, figure.name)).or_default().push((thread, figure));
+            }
+        }
+        for ((group, name), figures) in names {
+            let (_, first) = figures[0];
+            let kind = match first.kind {
+                FigureKind::Counter => MetricType::Counter,
+                FigureKind::Gauge => MetricType::Gauge,
+            };
+            let name = format!("{group}_{name}");
+            let mut described = encoder.encode_descriptor(&name, first.help, None, kind)?;
+            if let [("", figure)] = figures[..] {
+                encode_value(figure, described)?;
+                continue;
+            }
+            for (thread, figure) in figures {
+                encode_value(figure, described.encode_family(&vec![("thread", thread)])?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_value(figure: &Figure, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match figure.kind {
+        FigureKind::Counter => ConstCounter::new(figure.value).encode(encoder),
+        FigureKind::Gauge => ConstGauge::new(i64::try_from(figure.value).unwrap_or(i64::MAX)).encode(encoder),
+    }
+}
+
+/// Figures that are asked for when they are read, of the process as a whole.
+struct Asked<F>(F);
+
+impl<F> fmt::Debug for Asked<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl<F: Fn(&mut dyn FnMut(Figure)) + Send + Sync + 'static> Collector for Asked<F> {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let machines = Machines::default();
+        let mut figures = Vec::new();
+        self.0(&mut |figure| figures.push(figure));
+        machines.tell("", figures);
+        machines.encode(encoder)
+    }
+}
+
+impl Machines {
+    fn tell(&self, thread: &str, figures: Vec<Figure>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(thread.into(), figures);
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -54,22 +164,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// With the figures of drivers only.
+    /// With the figures of drivers and their machines only.
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("twofold");
-        let drivers = Drivers::default();
+        let (drivers, machines) = (Drivers::default(), Machines::default());
         drivers.register(&mut registry);
-        Metrics { registry: Arc::new(Mutex::new(registry)), drivers }
+        registry.register_collector(Box::new(machines.clone()));
+        Metrics { registry: Arc::new(Mutex::new(registry)), drivers, machines }
     }
 
-    /// Adds figures: `add` registers them, and the caller keeps its clones.
-    pub fn register<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
-        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Adds figures of the process as a whole, which are asked for whenever somebody wants to see them.
+    pub fn ask(&self, figures: impl Fn(&mut dyn FnMut(Figure)) + Send + Sync + 'static) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Asked(figures)));
     }
 
     /// The figures of the driver of this thread.
     pub fn driver(&self, thread: &str) -> DriverMetrics {
-        self.drivers.of(thread)
+        DriverMetrics { thread: thread.into(), machines: self.machines.clone(), ..self.drivers.of(thread) }
     }
 
     /// All figures as text.
@@ -81,12 +193,13 @@ impl Metrics {
     }
 
     /// Answers `GET /metrics` over HTTP/1.1, until it is dropped.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self, clients: impl Into<Clients>) {
+        let mut clients = clients.into();
         let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let stream = match clients.next().await {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!("metrics: cannot accept a connection: {error}");
                     time::sleep(time::Duration::from_millis(100)).await;
@@ -155,6 +268,8 @@ macro_rules! driver_counters {
             pub kept_bytes: Gauge,
             /// Messages that wait in the mailbox; looked at once a second.
             pub mailbox: Gauge,
+            thread: String,
+            machines: Machines,
         }
 
         impl Drivers {
@@ -172,11 +287,19 @@ macro_rules! driver_counters {
                     connections: self.connections.get_or_create(&label).clone(),
                     kept_bytes: self.kept_bytes.get_or_create(&label).clone(),
                     mailbox: self.mailbox.get_or_create(&label).clone(),
+                    ..DriverMetrics::default()
                 }
             }
         }
 
         impl DriverMetrics {
+            /// What the machine says of itself.
+            pub(crate) fn tell(&self, machine: &impl Machine) {
+                let mut figures = Vec::new();
+                machine.figures(&mut |figure| figures.push(figure));
+                self.machines.tell(&self.thread, figures);
+            }
+
             pub(crate) fn add(&self, tally: &Tally) {
                 $(if tally.$name > 0 {
                     self.$name.inc_by(tally.$name);
@@ -214,12 +337,38 @@ driver_counters! {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use twofold_proto::time::Time;
 
     use super::*;
+
+    /// A machine that does nothing and tells one number.
+    struct Teller(u64);
+
+    impl Machine for Teller {
+        type Input<'a> = ();
+        type Effect = ();
+
+        fn step(&mut self, _: Time, (): (), _: &mut Vec<()>) {}
+
+        fn next_timeout(&self) -> Option<Time> {
+            None
+        }
+
+        fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+            let kind = FigureKind::Counter;
+            tell(Figure { kind, ..Figure::gauge("teller", "said", "What was said", self.0) });
+        }
+
+        fn check(&self) {}
+    }
 
     #[tokio::test]
     async fn what_was_counted_is_served() {
         let metrics = Metrics::new();
+        metrics.driver("w1").tell(&Teller(4));
+        metrics.driver("w1").tell(&Teller(5));
+        metrics.driver("w2").tell(&Teller(6));
+        metrics.ask(|tell| tell(Figure::gauge("process", "threads", "Threads", 2)));
         metrics.driver("w1").add(&Tally { frames_in: 3, ..Tally::default() });
         metrics.driver("w1").add(&Tally { frames_in: 4, ..Tally::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -237,6 +386,13 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains("twofold_driver_frames_in_total{thread=\"w1\"} 7\n"), "{answer}");
         assert!(answer.contains("# HELP twofold_driver_frames_in Frames read.\n"), "{answer}");
+        let told = "# HELP twofold_teller_said What was said\n# TYPE twofold_teller_said counter\n\
+                    twofold_teller_said_total{thread=\"w1\"} 5\ntwofold_teller_said_total{thread=\"w2\"} 6\n";
+        assert!(answer.contains(told), "{answer}");
+        assert!(
+            answer.contains("# TYPE twofold_process_threads gauge\ntwofold_process_threads 2"),
+            "{answer}"
+        );
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(get("/").await.starts_with("HTTP/1.1 404"));
         server.abort();

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use twofold_proto::{
     ids::Endpoint,
     link::{Hello, HelloReply},
-    links::{LinkEffect, LinkId, Links},
+    links::{LinkEffect, LinkId, Linked, Links},
 };
 
 use crate::{
@@ -273,7 +273,9 @@ impl Network {
     }
 
     /// Sets the metrics that are looked at now and then.
-    pub fn publish_sizes(&self, links: &Links, mailbox: usize) {
+    pub fn publish_sizes(&self, machine: &mut impl Linked, mailbox: usize) {
+        self.metrics.tell(machine);
+        let links = machine.links();
         let kept: usize = links.ids().filter_map(|id| links.get(id)).map(|link| link.kept_bytes()).sum();
         self.metrics.kept_bytes.set(kept as i64);
         self.metrics.connections.set(self.connections.iter().flatten().count() as i64);

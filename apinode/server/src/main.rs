@@ -165,6 +165,8 @@ async fn start(
         );
     }
     let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
+    let items = memcached.clone();
+    metrics.ask(move |tell| items.figures(tell));
     let (directory, tables) = (Directory::new(), SharedTables::new());
     cluster::fill_directory(&directory, config);
     let (report, reports) = mpsc::unbounded_channel();

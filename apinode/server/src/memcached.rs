@@ -27,6 +27,7 @@ use twofold_apinode::{
 };
 use twofold_proto::{
     error::{Error, ErrorCode},
+    figure::{Figure, FigureKind},
     ids::PartitionId,
     operation::{BodyRef, Operation, OperationKind, Projection, ResultRef},
     schema::Schema,
@@ -108,11 +109,27 @@ impl Server {
     }
 
     fn count(&self, counters: &Counters) {
-        for ((_, count), total) in counters.each().iter().zip(&self.counters) {
-            if *count > 0 {
-                total.fetch_add(*count, Ordering::Relaxed);
+        for (figure, total) in counters.figures().iter().zip(&self.counters) {
+            if figure.value > 0 {
+                total.fetch_add(figure.value, Ordering::Relaxed);
             }
         }
+    }
+
+    /// What all connections together have counted.
+    pub fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        for (figure, total) in Counters::default().figures().into_iter().zip(&self.counters) {
+            tell(Figure { value: load(total), ..figure });
+        }
+        let figure = |name, help, value| Figure::gauge("memcached", name, help, value);
+        let counter = |name, help, value| Figure { kind: FigureKind::Counter, ..figure(name, help, value) };
+        let current = self.connections_max - self.connections.available_permits();
+        tell(figure("connections", "Connections that are open", current as u64));
+        tell(counter("connections_accepted", "Connections accepted", load(&self.connections_total)));
+        tell(counter("connections_refused", "Connections refused", load(&self.connections_refused)));
+        tell(counter("read_bytes", "Bytes read", load(&self.bytes_read)));
+        tell(counter("written_bytes", "Bytes written", load(&self.bytes_written)));
     }
 
     fn general(&self) -> Vec<(&'static str, String)> {
@@ -129,7 +146,7 @@ impl Server {
             ("total_connections", load(&self.connections_total)),
             ("rejected_connections", load(&self.connections_refused)),
         ];
-        let names = Counters::default().each().map(|(name, _)| name);
+        let names = Counters::default().figures().map(|figure| figure.name);
         figures.extend(names.into_iter().zip(self.counters.iter().map(load)));
         figures.extend([
             ("bytes_read", load(&self.bytes_read)),

@@ -396,7 +396,7 @@ impl Client {
             return if state == TransactionState::Open { self.roll_back(slot) } else { self.release(slot) };
         }
         if state == TransactionState::Aborted && self.may_retry(slot, &error) {
-            *self.counters.retried.entry(error.code).or_default() += 1;
+            *self.retried.entry(error.code).or_default() += 1;
             return self.wait(slot, Some(error));
         }
         self.conclude_failed(slot, error, operation, state);

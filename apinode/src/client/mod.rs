@@ -40,7 +40,9 @@ use std::{
 
 use twofold_proto::{
     config::ClusterConfig,
+    counters,
     error::{Error, ErrorCode},
+    figure::{Figure, FigureKind},
     ids::{Endpoint, Epoch, Incarnation, TransactionId},
     limits::{CLIENT_LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
@@ -164,27 +166,25 @@ pub enum Effect {
     Ended,
 }
 
-/// Counters of what a client has done since its start.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Requests and single operations that were submitted.
-    pub submitted: u64,
-    /// Those that were answered.
-    pub answered: u64,
-    /// Messages tried again, by the error that they had failed with.
-    pub retried: BTreeMap<ErrorCode, u64>,
-    /// Reads and steps of scans sent again because their worker was gone.
-    pub resent: u64,
-    /// Questions for the outcome of a transaction.
-    pub asked: u64,
-    /// Commits reported as pending.
-    pub pending: u64,
-    /// Commits whose outcome was learned after they had been reported as pending.
-    pub learned: u64,
-    /// Views adopted.
-    pub views: u64,
-    /// Links that a worker gave up, and that were made anew.
-    pub links_renewed: u64,
+counters! {
+    /// What a client has done since its start.
+    "client":
+    /// Requests and single operations that were submitted
+    submitted;
+    /// Those that were answered
+    answered;
+    /// Reads and steps of scans sent again because their worker was gone
+    resent;
+    /// Questions for the outcome of a transaction
+    asked;
+    /// Commits reported as pending
+    pending;
+    /// Commits whose outcome was learned after they had been reported as pending
+    learned;
+    /// Views adopted
+    views;
+    /// Links that a worker gave up, and that were made anew
+    links_renewed;
 }
 
 /// Answers that came too late, kept for [`Request::Status`].
@@ -227,6 +227,8 @@ pub struct Client {
     replies: Replies,
     effects: Vec<Effect>,
     counters: Counters,
+    /// Messages tried again, by the error that they had failed with.
+    retried: BTreeMap<ErrorCode, u64>,
     stopping: bool,
     ended: bool,
 }
@@ -266,6 +268,7 @@ impl Client {
             replies: Replies::default(),
             effects: Vec::new(),
             counters: Counters::default(),
+            retried: BTreeMap::new(),
             stopping: false,
             ended: false,
             setup,
@@ -300,6 +303,11 @@ impl Client {
     /// What it has done.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Messages tried again, by the error that they had failed with.
+    pub fn retried(&self) -> &BTreeMap<ErrorCode, u64> {
+        &self.retried
     }
 
     /// Messages that await an answer, or wait to be sent again.
@@ -425,6 +433,19 @@ impl Machine for Client {
         let changes = self.changes.values().map(Change::due).min().unwrap_or(NEVER);
         let due = waiting.min(changes).min(self.next_sweep).min(self.mark_at).min(self.flush_at);
         (due != NEVER).then_some(due)
+    }
+
+    fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        self.counters.figures().into_iter().for_each(&mut *tell);
+        tell(Figure {
+            kind: FigureKind::Counter,
+            ..Figure::gauge("client", "retried", "Messages tried again", self.retried.values().sum())
+        });
+        let mut gauge = |name, help, value| tell(Figure::gauge("client", name, help, value));
+        gauge("calls", "Requests under way", self.calls.iter().count() as u64);
+        gauge("transactions", "Interactive transactions that are open", self.transactions.len() as u64);
+        gauge("view", "Number of its view", self.view.number.0);
+        gauge("epoch", "Its epoch", self.epoch.counter());
     }
 
     fn check(&self) {

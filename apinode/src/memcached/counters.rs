@@ -1,62 +1,46 @@
 //! What `stats` counts.
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What connections count, by memcached's names (`doc/protocol.txt` there says what each means).
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub struct Counters {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl Counters {
-            /// How many there are.
-            pub const COUNT: usize = [$(stringify!($name)),*].len();
-
-            /// Each with its name.
-            pub fn each(&self) -> [(&'static str, u64); Counters::COUNT] {
-                [$((stringify!($name), self.$name)),*]
-            }
-        }
-    };
-}
+use twofold_proto::counters;
 
 counters! {
-    /// Keys asked for.
-    cmd_get,
-    /// Items sent to be stored.
-    cmd_set,
-    /// flush_all.
-    cmd_flush,
-    /// touch, gat and gats.
-    cmd_touch,
-    /// Keys asked for that were there.
-    get_hits,
-    /// Keys asked for that were not there.
-    get_misses,
-    /// Deletes of what was not there.
-    delete_misses,
-    /// Deletes.
-    delete_hits,
-    /// incr of what was not there.
-    incr_misses,
-    /// incr.
-    incr_hits,
-    /// decr of what was not there.
-    decr_misses,
-    /// decr.
-    decr_hits,
-    /// cas of what was not there.
-    cas_misses,
-    /// cas.
-    cas_hits,
-    /// cas with a unique that is not the item's.
-    cas_badval,
-    /// touch.
-    touch_hits,
-    /// touch of what was not there.
-    touch_misses,
-    /// Values over the limit.
-    store_too_large,
-    /// Values there was no memory for.
-    store_no_memory,
+    /// What connections count, by memcached's names (`doc/protocol.txt` there says what each means).
+    "memcached":
+    /// Keys asked for
+    cmd_get;
+    /// Items sent to be stored
+    cmd_set;
+    /// flush_all
+    cmd_flush;
+    /// touch, gat and gats
+    cmd_touch;
+    /// Keys asked for that were there
+    get_hits;
+    /// Keys asked for that were not there
+    get_misses;
+    /// Deletes of what was not there
+    delete_misses;
+    /// Deletes
+    delete_hits;
+    /// incr of what was not there
+    incr_misses;
+    /// incr
+    incr_hits;
+    /// decr of what was not there
+    decr_misses;
+    /// decr
+    decr_hits;
+    /// cas of what was not there
+    cas_misses;
+    /// cas
+    cas_hits;
+    /// cas with a unique that is not the item's
+    cas_badval;
+    /// touch
+    touch_hits;
+    /// touch of what was not there
+    touch_misses;
+    /// Values over the limit
+    store_too_large;
+    /// Values there was no memory for
+    store_no_memory;
 }

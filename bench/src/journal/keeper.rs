@@ -7,9 +7,9 @@ use std::{
     sync::mpsc::Sender,
 };
 
-use twofold_apinode::{client::Counters, request::Failure};
+use twofold_apinode::request::Failure;
 use twofold_proto::{
-    error::ErrorClass,
+    error::{ErrorClass, ErrorCode},
     filter::Comparison,
     ids::TableId,
     operation::{
@@ -410,7 +410,7 @@ impl Workload for Keeper {
         work.reply(now, token as usize, result);
     }
 
-    fn turn(&mut self, now: Time, _: &Counters) -> Turn {
+    fn turn(&mut self, now: Time, _: &BTreeMap<ErrorCode, u64>) -> Turn {
         let Some(work) = &mut self.work else { return Turn::Wait };
         let old = work.lines_since + LINES_AGE <= now;
         if work.lines.len() >= LINES_BYTES || !work.lines.is_empty() && (old || work.left == 0) {

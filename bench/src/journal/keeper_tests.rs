@@ -77,7 +77,7 @@ impl Fixture {
         self.now = self.now.max(self.keeper.due().expect("something is due"));
         let mut sent = Vec::new();
         while sent.is_empty() {
-            if self.keeper.turn(self.now, &Counters::default()) == Turn::Submit {
+            if self.keeper.turn(self.now, &BTreeMap::new()) == Turn::Submit {
                 self.keeper.submit(self.now, &mut |token, operation| {
                     assert_eq!((token, operation.key), (0, &7u64.to_be_bytes()[..]));
                     let mut bytes = Vec::new();
@@ -104,7 +104,7 @@ impl Fixture {
         self.now = Time::from_millis(100);
         assert_eq!(self.sent().kind, OperationKind::Read);
         self.answer(read_back);
-        self.keeper.turn(self.now, &Counters::default());
+        self.keeper.turn(self.now, &BTreeMap::new());
         let mut lines = String::new();
         loop {
             match self.notes.try_recv().expect("it is done") {

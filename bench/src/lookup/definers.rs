@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use twofold_apinode::{client::Counters, request::Failure};
+use twofold_apinode::request::Failure;
 use twofold_proto::{error::ErrorCode, operation::OperationRef, time::Time};
 
 use crate::{
@@ -106,10 +106,10 @@ impl Definers {
         Definers { work: None, outcomes, progress, answered: 0 }
     }
 
-    fn finish(&mut self, counters: &Counters) {
+    fn finish(&mut self, retried: &BTreeMap<ErrorCode, u64>) {
         let Some(mut work) = self.work.take() else { return };
         let before = work.retried_before.unwrap_or_default();
-        for (&code, &count) in &counters.retried {
+        for (&code, &count) in retried {
             let before = before.get(&code).copied().unwrap_or(0);
             if count > before {
                 work.tally.retried.insert(name(code), count - before);
@@ -227,9 +227,9 @@ impl Workload for Definers {
         work.finished = now;
     }
 
-    fn turn(&mut self, now: Time, counters: &Counters) -> Turn {
+    fn turn(&mut self, now: Time, retried: &BTreeMap<ErrorCode, u64>) -> Turn {
         let Some(work) = &mut self.work else { return Turn::Wait };
-        work.retried_before.get_or_insert_with(|| counters.retried.clone());
+        work.retried_before.get_or_insert_with(|| retried.clone());
         self.progress.store(self.answered, Ordering::Relaxed);
         if now < work.plan.window.start || work.ready.is_empty() {
             return Turn::Wait;
@@ -239,7 +239,7 @@ impl Workload for Definers {
         }
         work.ready.retain(|&number| work.definers[number as usize].to_submit > 0);
         if work.ready.is_empty() && work.unanswered == 0 {
-            self.finish(counters);
+            self.finish(retried);
             return Turn::Wait;
         }
         if work.ready.is_empty() { Turn::Wait } else { Turn::Submit }
@@ -297,7 +297,7 @@ mod tests {
         /// A turn; returns the tokens that were submitted.
         fn turn(&mut self) -> Vec<u64> {
             let mut tokens = Vec::new();
-            if self.definers.turn(self.now, &Counters::default()) == Turn::Submit {
+            if self.definers.turn(self.now, &BTreeMap::new()) == Turn::Submit {
                 self.definers.submit(self.now, &mut |token, operation| {
                     assert_eq!(operation.key, (token & (KEYS_MAX - 1)).to_be_bytes());
                     tokens.push(token);

@@ -3,14 +3,15 @@
 //! The workload lives inside the machine, not in tasks beside it: answers that come in one turn are counted, what is
 //! asked next is encoded, and it leaves in the same turn's frames, without a wake-up and without a queue between.
 
-use std::{mem, sync::Arc, sync::mpsc::Sender};
+use std::{collections::BTreeMap, mem, sync::Arc, sync::mpsc::Sender};
 
 use twofold_apinode::{
-    client::{self, Client, Counters},
+    client::{self, Client},
     request::{Answer, Failure, Request},
 };
 use twofold_proto::{
     config::ClusterConfig,
+    error::ErrorCode,
     links::{LinkEffect, LinkInput, Linked, Links},
     machine::Machine,
     message::Catalog,
@@ -29,8 +30,9 @@ pub trait Workload {
     /// An operation was answered.
     fn reply(&mut self, now: Time, token: u64, result: Result<&[u8], &Failure>);
 
-    /// The answers of this turn are in: submits what comes next, each under a token of its own choice.
-    fn turn(&mut self, now: Time, counters: &Counters) -> Turn;
+    /// The answers of this turn are in: submits what comes next, each under a token of its own choice. `retried`: what was
+    /// tried again so far, by error.
+    fn turn(&mut self, now: Time, retried: &BTreeMap<ErrorCode, u64>) -> Turn;
 
     /// Submits, after [`Turn::Submit`].
     fn submit(&mut self, now: Time, submit: &mut impl FnMut(u64, OperationRef<'_>));
@@ -187,7 +189,7 @@ impl<W: Workload> Linked for Load<W> {
     }
 
     fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if self.workload.turn(now, self.client.counters()) == Turn::Submit {
+        if self.workload.turn(now, self.client.retried()) == Turn::Submit {
             let Load { client, workload, effects: of_client, .. } = self;
             workload.submit(now, &mut |token, operation| {
                 client.step(now, client::Input::Operation { token, operation }, of_client);

@@ -41,10 +41,6 @@ pub struct Arguments {
     #[arg(long, env = "TWOFOLD_BIND", value_name = "HOST")]
     pub bind: Option<String>,
 
-    /// Where to serve metrics for Prometheus, at /metrics
-    #[arg(long, env = "TWOFOLD_METRICS", value_name = "HOST:PORT")]
-    pub metrics: Option<String>,
-
     /// What to log: a level, or levels per module
     #[arg(long, env = "TWOFOLD_LOG", default_value = "info")]
     pub log: String,

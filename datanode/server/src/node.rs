@@ -73,9 +73,6 @@ async fn live(
     let setting = |error: std::io::Error| Failure::Setting(error.to_string());
     let port = listener::bind(&format!("{host}:{}", section.address.port)).await.map_err(setting)?;
     let metrics = Metrics::new();
-    if let Some(address) = &arguments.metrics {
-        spawn_local(metrics.clone().serve(listener::bind(address).await.map_err(setting)?));
-    }
     let mut stops = StopRequests::catch()?;
     let workers = workers(arguments, section);
     let (mailbox, mut exits) = start(config, section.id, incarnation, workers, &metrics, port)?;
@@ -151,6 +148,8 @@ fn start(
     }
     let mut doors = vec![(WorkerId::NODE, node.door())];
     doors.extend((0..).map(WorkerId).zip(mailboxes.iter().map(Mailbox::door)));
+    let mut listener = Listener::new(doors);
+    spawn_local(metrics.clone().serve(listener.others()));
     let settings = Settings { config: config.clone(), id, incarnation, workers };
     let (mailbox, metrics) = (node.clone(), metrics.driver("node"));
     thread::spawn("node", move || {
@@ -158,7 +157,7 @@ fn start(
         let owner = NodeOwner { workers: mailboxes, exit };
         Driver::new(machine, owner, mailbox, directory, metrics).run()
     })?;
-    spawn_local(Listener::new(doors).serve(port));
+    spawn_local(listener.serve(port));
     Ok((node, exits))
 }
 

@@ -28,6 +28,7 @@ use std::{
 
 use twofold_proto::{
     config::ClusterConfig,
+    figure::Figure,
     ids::{Endpoint, Epoch, Incarnation, NodeId, ViewNumber, WorkerId},
     limits::with_drift,
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
@@ -292,6 +293,19 @@ impl Machine for Node {
         }
         let fence = self.fences.values().min().copied();
         [Some(self.next_tick), self.epochs.due, fence, self.stage.until()].into_iter().flatten().min()
+    }
+
+    fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        let mut gauge = |name, help, value| tell(Figure::gauge("node", name, help, value));
+        let state = self.state();
+        gauge("up", "1: in the view and up", u64::from(state == Some(MemberState::Up)));
+        gauge("member", "1: in the view: up, ready or syncing", u64::from(state.is_some()));
+        gauge("president", "1: ends the epochs", u64::from(self.is_president()));
+        gauge("view", "Number of its view", self.view.number.0);
+        gauge("view_members", "Data nodes in its view", self.view.members.len() as u64);
+        gauge("epoch", "Its epoch", self.epochs.epoch.counter());
+        gauge("complete_epoch", "The newest complete epoch it knows", self.epochs.complete.counter());
+        gauge("silent_ticks", "Heartbeats since all workers have answered", self.workers.silence().into());
     }
 
     fn check(&self) {

@@ -38,7 +38,9 @@ use std::{
 
 use twofold_proto::{
     config::ClusterConfig,
+    counters,
     error::{Error, ErrorCode},
+    figure::Figure,
     ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, ViewNumber, WorkerId},
     link::{FrameHeader, Hello, HelloReply, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
@@ -84,47 +86,47 @@ pub enum Effect {
     Node(FromWorker),
 }
 
-/// Counters of what a worker has done since its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
+counters! {
+    /// What a worker has done since its start.
+    "worker":
     /// Committed reads answered.
-    pub reads: u64,
+    reads;
     /// Independent writes that were tried.
-    pub writes: u64,
+    writes;
     /// Statements of transactions that were coordinated here.
-    pub statements: u64,
+    statements;
     /// Transactions committed that were coordinated here, independent writes included.
-    pub commits: u64,
+    commits;
     /// Transactions aborted that were coordinated here.
-    pub aborts: u64,
+    aborts;
     /// Transactions that lost their locks to an older one.
-    pub wounds: u64,
+    wounds;
     /// Operations that had to wait for a lock.
-    pub lock_waits: u64,
+    lock_waits;
     /// Operations that waited too long.
-    pub lock_timeouts: u64,
+    lock_timeouts;
     /// Steps of scans answered.
-    pub scans: u64,
+    scans;
     /// Write sets sent to replicas.
-    pub write_sets: u64,
+    write_sets;
     /// Write sets received as a replica.
-    pub replicated: u64,
+    replicated;
     /// Rows copied to joining nodes.
-    pub rows_copied: u64,
+    rows_copied;
     /// Views adopted.
-    pub views: u64,
+    views;
     /// Partitions taken over.
-    pub takeovers: u64,
+    takeovers;
     /// Transactions found in doubt.
-    pub in_doubt: u64,
+    in_doubt;
     /// Refusals planted.
-    pub planted: u64,
+    planted;
     /// Requests refused because the partition was not served here.
-    pub not_serving: u64,
+    not_serving;
     /// Rows freed because they had expired.
-    pub purged: u64,
+    purged;
     /// Clients given up because they did not read their answers.
-    pub clients_dropped: u64,
+    clients_dropped;
 }
 
 /// What is known of the other end of a link.
@@ -678,6 +680,26 @@ impl Machine for Worker {
 
     fn next_timeout(&self) -> Option<Time> {
         self.lock_waits.front().map(|(deadline, ..)| *deadline)
+    }
+
+    fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        self.counters.figures().into_iter().for_each(&mut *tell);
+        let mut gauge = |name, help, value| tell(Figure::gauge("worker", name, help, value));
+        let serves = self.partitions.iter().filter(|partition| partition.serving).count();
+        gauge("rows", "Rows of all tables, as primary or replica", self.store.rows());
+        gauge("used_bytes", "Memory that rows and indexes take", self.store.used_bytes());
+        gauge("data_memory_bytes", "Memory that rows and indexes may take", self.store.data_memory());
+        gauge("pending_bytes", "What open transactions would write", self.pending_bytes as u64);
+        gauge("partitions_served", "Partitions of which it is the primary", serves as u64);
+        gauge("coordinated", "Open transactions of which it is the TC", self.coordinated.len() as u64);
+        gauge("transactions", "Open transactions that have something here", self.locals.len() as u64);
+        gauge("write_sets", "Prepared and not decided, as primary or replica", self.write_sets.len() as u64);
+        gauge("locks", "Keys that are locked", self.locks.len() as u64);
+        gauge("waiting_reads", "Reads that wait for a decision", self.observers.len() as u64);
+        gauge("outcomes", "Outcomes that somebody may yet ask for", self.outcomes.len() as u64);
+        gauge("view", "Number of its view", self.view.number.0);
+        gauge("epoch", "Its epoch", self.epoch.counter());
+        gauge("complete_epoch", "The newest complete epoch it knows", self.complete.counter());
     }
 
     fn check(&self) {

@@ -145,7 +145,8 @@ impl Outcomes {
         self.by_epoch.entry(prepared).or_default().push(record);
     }
 
-    fn len(&self) -> usize {
+    /// How many are kept.
+    pub fn len(&self) -> usize {
         self.recent + self.unconfirmed.len()
     }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use twofold_grpc::management::management_server::ManagementServer;
 use twofold_mgmnode::{config, node::ManagementNode};
 use twofold_proto::{
-    config::{Address, ClusterConfig},
+    config::{Address, ClusterConfig, ManagementNodeConfig},
     ids::{NodeId, WorkerId},
 };
 use twofold_runtime::{
@@ -80,7 +80,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, Address), Failure> {
+/// The config, and the part of it that is this node's.
+fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, ManagementNodeConfig), Failure> {
     let file = arguments.config.display().to_string();
     let text =
         std::fs::read_to_string(&arguments.config).map_err(|error| setting(format!("{file}: {error}")))?;
@@ -89,16 +90,18 @@ fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, Address), Failur
     let ids: Vec<String> = config.management_nodes.iter().map(|node| node.id.to_string()).collect();
     let missing =
         || setting(format!("{file} has no [[mgm]] with id = {}; it has {}", arguments.id, ids.join(", ")));
-    let address = own.map(|node| node.address.clone()).ok_or_else(missing)?;
-    Ok((config, address))
+    let own = own.cloned().ok_or_else(missing)?;
+    Ok((config, own))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let (config, address) = read_config(arguments)?;
-    let address = host_and_port(&address);
+    let (config, own) = read_config(arguments)?;
+    let address = host_and_port(&own.address);
+    let web = host_and_port(&Address { port: own.web_port, ..own.address });
     let runtime = thread::runtime().map_err(failure)?;
     // First of all: a second process for this id must not vote.
     let socket = runtime.block_on(listener::bind(&address)).map_err(setting)?;
+    let web = runtime.block_on(listener::bind(&web)).map_err(setting)?;
     let (store, stored) = Store::open(&arguments.dir).map_err(failure)?;
     let machine = ManagementNode::new(config.clone(), NodeId(arguments.id), clock::incarnation(), &stored)
         .map_err(failure)?;
@@ -109,15 +112,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mailbox = Mailbox::new();
     let administration = Administration::new(mailbox.clone());
     let process = Process::new(store, mailbox.clone(), &administration).map_err(failure)?;
-    let metrics = Metrics::new().driver("register");
+    let metrics = Metrics::new();
+    let register = metrics.driver("register");
     let door = mailbox.door();
     let machine_mailbox = mailbox.clone();
     let machine = thread::spawn("register", move || {
-        Driver::new(machine, process, machine_mailbox, directory, metrics).run()
+        Driver::new(machine, process, machine_mailbox, directory, register).run()
     })
     .map_err(failure)?;
     tracing::info!("listening on {address}");
-    runtime.block_on(serve(socket, door, Service::new(config, administration)))?;
+    runtime.block_on(serve(socket, door, Service::new(config, administration), metrics.serve(web)))?;
     mailbox.stop();
     match machine.join() {
         Ok(ended) => ended.map_err(failure),
@@ -137,6 +141,7 @@ async fn serve(
     socket: TcpListener,
     door: twofold_runtime::mailbox::Door,
     service: Service,
+    metrics: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let mut stop = signals::StopRequests::catch().map_err(failure)?;
     let mut listener = Listener::new([(WorkerId::NODE, door)]);
@@ -152,6 +157,7 @@ async fn serve(
     tokio::select! {
         () = listener.serve(socket) => Err(failure("the listener has ended")),
         ended = people => Err(failure(format!("the gRPC server has ended: {ended:?}"))),
+        () = metrics => Err(failure("the server of the metrics has ended")),
         () = stop.next() => Ok(()),
     }
 }

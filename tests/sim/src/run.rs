@@ -613,7 +613,7 @@ impl Run<'_> {
         let mut marks = std::mem::take(&mut self.client_marks);
         for client in self.world.processes().iter().filter_map(Process::client_machine) {
             let counters = client.counters();
-            let retried = |code: ErrorCode| counters.retried.get(&code).copied().unwrap_or(0);
+            let retried = |code: ErrorCode| client.retried().get(&code).copied().unwrap_or(0);
             for (name, count) in [
                 ("an outcome was asked for", counters.asked),
                 ("an outcome was reported as pending", counters.pending),

@@ -110,7 +110,7 @@ fn a_moments_trouble_is_tried_again_with_another_id_and_the_same_age() {
     net.confirm(11, third.request, &[0, 0]);
     assert_eq!(net.replies(), [(1, Ok(vec![0, 0]))]);
     let retried = [(ErrorCode::Deadlock, 1), (ErrorCode::NotServing, 1)].into();
-    assert_eq!(net.client.counters().retried, retried);
+    assert_eq!(*net.client.retried(), retried);
     assert_eq!(net.client.session.mark(), 3);
 }
 

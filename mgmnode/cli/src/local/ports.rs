@@ -30,7 +30,7 @@ pub struct Port {
 /// The ports of a node that serve something.
 pub fn of_node(config: &ClusterConfig, id: NodeId) -> Vec<(&'static str, u16)> {
     if let Some(node) = config.management_nodes.iter().find(|node| node.id == id) {
-        return vec![("port", node.address.port)];
+        return vec![("port", node.address.port), ("web_port", node.web_port)];
     }
     if let Some(node) = config.data_nodes.iter().find(|node| node.id == id) {
         return vec![("port", node.address.port)];
