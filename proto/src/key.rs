@@ -76,6 +76,31 @@ pub fn decode_key(schema: &Schema, key: &[u8]) -> Result<Vec<Value>, Malformed> 
     KeyReader::new(schema, key).map(|value| value.map(ValueRef::into_owned)).collect()
 }
 
+/// A key for people: its values in brackets, of long ones the beginning.
+pub fn key_text(schema: &Schema, key: &[u8]) -> String {
+    const CHARS_MAX: usize = 40;
+    let part = |value: Result<ValueRef<'_>, Malformed>| {
+        let text = match value {
+            Ok(ValueRef::Null) => "NULL".into(),
+            Ok(ValueRef::Bool(value)) => value.to_string(),
+            Ok(ValueRef::Int(value)) => value.to_string(),
+            Ok(ValueRef::UInt(value)) => value.to_string(),
+            Ok(ValueRef::Float(value)) => value.to_string(),
+            Ok(ValueRef::Text(text)) => format!("{text:?}"),
+            Ok(ValueRef::Binary(bytes)) => {
+                format!("\"{}\"", bytes[..bytes.len().min(CHARS_MAX)].escape_ascii())
+            }
+            Err(malformed) => malformed.to_string(),
+        };
+        match text.char_indices().nth(CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    };
+    let parts: Vec<String> = KeyReader::new(schema, key).map(part).collect();
+    format!("({})", parts.join(", "))
+}
+
 /// The value of the column at this position of the primary key.
 pub fn key_column<'a>(schema: &'a Schema, key: &'a [u8], position: usize) -> Result<ValueRef<'a>, Malformed> {
     let mut reader = KeyReader::new(schema, key);
@@ -370,5 +395,19 @@ mod tests {
         assert_eq!(refused(&[Value::UInt(0), Value::Null]), (ResultCode::NullValue, Some(1)));
         assert_eq!(refused(&[Value::UInt(0), text("thirteen char")]), (ResultCode::ValueTooLong, Some(1)));
         assert_eq!(refused(&[Value::UInt(0)]), (ResultCode::WrongType, None));
+    }
+
+    #[test]
+    fn keys_for_people_are_short_and_in_brackets() {
+        let schema = key_table(&[ColumnType::U8, TEXT, ColumnType::Binary { max_bytes: 100 }], None);
+        let text = |name: &str, bytes: Vec<u8>| {
+            let mut key = Vec::new();
+            let values = [ValueRef::UInt(7), ValueRef::from(name), ValueRef::Binary(bytes.into())];
+            encode_key(&schema, &values, &mut key).unwrap();
+            key_text(&schema, &key)
+        };
+        assert_eq!(text("a \"pear\"", b"\x00x".to_vec()), r#"(7, "a \"pear\"", "\x00x")"#);
+        assert_eq!(text("", vec![b'x'; 100]), format!("(7, \"\", \"{}…)", "x".repeat(39)));
+        assert_eq!(key_text(&schema, &[]), "()");
     }
 }

@@ -10,7 +10,10 @@
 use std::fmt;
 
 use crate::{
+    error::{Error, ErrorCode},
     ids::{Epoch, Version},
+    key::key_text,
+    schema::Schema,
     time::ClusterTime,
     value::ValueRef,
     wire::{Malformed, Reader, Writer},
@@ -99,6 +102,33 @@ impl Refusal {
     /// A refusal on account of a column.
     pub fn of_column(column: u16) -> impl Fn(ResultCode) -> Refusal {
         move |code| Refusal { code, column: Some(column) }
+    }
+}
+
+impl Refusal {
+    /// What it means to those who know the table by its columns' names. `key`: that of the row, where it is known.
+    pub fn error(&self, schema: &Schema, key: Option<&[u8]>) -> Error {
+        let code = match self.code {
+            ResultCode::NotFound => ErrorCode::NoSuchRow,
+            ResultCode::AlreadyExists => ErrorCode::DuplicateKey,
+            ResultCode::ConditionFalse => ErrorCode::ConditionFalse,
+            ResultCode::OutOfRange
+            | ResultCode::NotANumber
+            | ResultCode::ValueTooLong
+            | ResultCode::NullValue
+            | ResultCode::WrongType => ErrorCode::BadValue,
+            ResultCode::RowTooBig => ErrorCode::RowTooLarge,
+            ResultCode::SchemaChanged => ErrorCode::StaleSchema,
+            ResultCode::Malformed | ResultCode::Ok => ErrorCode::Malformed,
+        };
+        let mut text = format!("table `{}`", schema.name);
+        if let Some(key) = key {
+            text += &format!(", key {}", key_text(schema, key));
+        }
+        if let Some(column) = self.column.and_then(|index| schema.columns.get(usize::from(index))) {
+            text += &format!(", column `{}`", column.name);
+        }
+        Error::new(code, format!("{text}: {}", self.code))
     }
 }
 

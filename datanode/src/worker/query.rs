@@ -5,13 +5,14 @@ use std::sync::Arc;
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{PartitionId, TableId, TransactionId, Version},
+    key::key_text,
     limits::{LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
         self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Image, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
     },
     operation::{LockMode, OperationRef},
-    result::{Refusal, ResultCode},
+    result::ResultCode,
     row::RowRef,
     schema::Schema,
     time::{ClusterTime, Duration, Time},
@@ -391,7 +392,7 @@ impl Worker {
             (Err(_), _) if independent => Ok(()),
             // That a row is not there is what a read was to find out.
             (Err(refusal), _) if !operation.writes() && refusal.code == ResultCode::NotFound => Ok(()),
-            (Err(refusal), _) => Err((true, operation_error(&schema, operation, &refusal))),
+            (Err(refusal), _) => Err((true, refusal.error(&schema, Some(operation.key)))),
             (Ok(action), None) => panic!("{action:?} without a lock: {operation:?}"),
         };
         self.scratch = new_body;
@@ -474,8 +475,7 @@ impl Worker {
             }
             return self.release_partition(slot, key.partition);
         }
-        let table = self.schemas.get(&key.table).map_or("?", |schema| schema.table().name.as_str());
-        let text = format!("an older transaction needs the lock on key {:02x?} of table {table}", key.key);
+        let text = format!("an older transaction needs the lock on {}", self.row_text(key));
         self.fail_local(slot, Error::new(ErrorCode::Deadlock, text));
     }
 
@@ -691,10 +691,7 @@ impl Worker {
                 self.counters.lock_timeouts += 1;
                 let text = match wait {
                     Wait::Lock(lock) => {
-                        let key = self.locks.key(lock);
-                        let schema = self.schemas.get(&key.table);
-                        let table = schema.map_or("?", |schema| schema.table().name.as_str());
-                        format!("the lock on key {:02x?} of table {table} was not to be had", key.key)
+                        format!("the lock on {} was not to be had", self.row_text(&self.locks.key(lock)))
                     }
                     Wait::Decision(_) => {
                         "a row's writer is prepared, and its outcome was not to be had".into()
@@ -703,6 +700,14 @@ impl Worker {
                 self.statement_failed(slot, None, true, Error::new(ErrorCode::LockWaitTimeout, text));
             }
             self.lock_waits.pop_front();
+        }
+    }
+
+    /// A row for people.
+    fn row_text(&self, key: &LockKey<'_>) -> String {
+        match self.schemas.get(&key.table) {
+            Some(schema) => format!("key {} of table `{}`", key_text(schema, key.key), schema.table().name),
+            None => format!("a key of table number {}, which was dropped", key.table),
         }
     }
 
@@ -766,25 +771,4 @@ pub(super) fn parse_results(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, Malform
         results.push((reader.u16()?, reader.block()?.to_vec()));
     }
     Ok(results)
-}
-
-/// Why an operation fails its statement.
-fn operation_error(schema: &Schema, operation: &OperationRef<'_>, refusal: &Refusal) -> Error {
-    let table = &schema.table().name;
-    let key = operation.key;
-    let code = match refusal.code {
-        ResultCode::NotFound => ErrorCode::NoSuchRow,
-        ResultCode::AlreadyExists => ErrorCode::DuplicateKey,
-        ResultCode::ConditionFalse => ErrorCode::ConditionFalse,
-        ResultCode::RowTooBig => ErrorCode::RowTooLarge,
-        ResultCode::Malformed => ErrorCode::Malformed,
-        ResultCode::SchemaChanged => ErrorCode::StaleSchema,
-        _ => ErrorCode::BadValue,
-    };
-    let column = refusal.column.and_then(|column| schema.table().columns.get(usize::from(column)));
-    let text = match column {
-        Some(column) => format!("{:?} for column {} of table {table}", refusal.code, column.name),
-        None => format!("{:?} for key {key:02x?} of table {table}", refusal.code),
-    };
-    Error::new(code, text)
 }

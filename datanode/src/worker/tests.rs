@@ -551,7 +551,7 @@ fn the_older_transaction_takes_the_lock_of_the_younger() {
     let heard = cluster.hear(0);
     let refusal: twofold_proto::message::TransactionRef = control(&heard[0].1).unwrap();
     assert_eq!(refusal.error.code, ErrorCode::Deadlock);
-    assert!(refusal.error.text.contains("table accounts"), "{}", refusal.error.text);
+    assert!(refusal.error.text.contains("table `accounts`"), "{}", refusal.error.text);
     cluster.transaction(0, request(9, BEGIN), &[write(id, 9)]);
     assert_eq!(cluster.hear(0), [], "the younger waits");
     cluster.transaction(0, TransactionReq { statement: 2, ..request(3, COMMIT) }, &[]);

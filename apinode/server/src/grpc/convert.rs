@@ -51,29 +51,6 @@ fn error<T>(code: ErrorCode, text: impl Into<String>) -> Result<T, Error> {
     Err(Error::new(code, text))
 }
 
-/// What a refusal means to those who know the table by its columns' names.
-pub fn refused(schema: &Schema, refusal: Refusal) -> Error {
-    let code = match refusal.code {
-        ResultCode::NotFound => ErrorCode::NoSuchRow,
-        ResultCode::AlreadyExists => ErrorCode::DuplicateKey,
-        ResultCode::ConditionFalse => ErrorCode::ConditionFalse,
-        ResultCode::OutOfRange
-        | ResultCode::NotANumber
-        | ResultCode::ValueTooLong
-        | ResultCode::NullValue
-        | ResultCode::WrongType => ErrorCode::BadValue,
-        ResultCode::RowTooBig => ErrorCode::RowTooLarge,
-        ResultCode::SchemaChanged => ErrorCode::StaleSchema,
-        ResultCode::Malformed | ResultCode::Ok => ErrorCode::Malformed,
-    };
-    let column = refusal.column.and_then(|index| schema.columns.get(usize::from(index)));
-    let text = match column {
-        Some(column) => format!("table `{}`, column `{}`: {}", schema.name, column.name, refusal.code),
-        None => format!("table `{}`: {}", schema.name, refusal.code),
-    };
-    Error::new(code, text)
-}
-
 /// The value.
 ///
 /// # Errors
@@ -158,10 +135,7 @@ fn condition_list(schema: &Schema, list: &[pb::Condition], depth: usize) -> Resu
                 let against = value(against)?;
                 let fits = schema.columns[usize::from(index)].column_type.fit(against.borrowed());
                 if fits == Err(ResultCode::WrongType) {
-                    return Err(refused(
-                        schema,
-                        Refusal { code: ResultCode::WrongType, column: Some(index) },
-                    ));
+                    return Err(Refusal::of_column(index)(ResultCode::WrongType).error(schema, None));
                 }
                 builder.compare(index, comparison(compare.comparator())?, &against);
             }
@@ -227,8 +201,8 @@ fn key(schema: &Schema, values: &[pb::Value]) -> Result<Vec<u8>, Error> {
     let values: Vec<ValueRef<'_>> = values.iter().map(value).collect::<Result<_, _>>()?;
     let mut key = Vec::new();
     encode_key(schema, &values, &mut key).map_err(|refusal| match refusal.code {
-        ResultCode::RowTooBig => Error { code: ErrorCode::KeyTooLarge, ..refused(schema, refusal) },
-        _ => refused(schema, refusal),
+        ResultCode::RowTooBig => Error { code: ErrorCode::KeyTooLarge, ..refusal.error(schema, None) },
+        _ => refusal.error(schema, None),
     })?;
     Ok(key)
 }
@@ -255,7 +229,7 @@ fn row(schema: &Schema, named: &Named) -> Result<(Vec<u8>, Vec<u8>), Error> {
         }
     });
     let values: Vec<ValueRef<'_>> = filled.collect::<Result<_, _>>()?;
-    encode_row(schema, &values).map_err(|refusal| refused(schema, refusal))
+    encode_row(schema, &values).map_err(|refusal| refusal.error(schema, None))
 }
 
 /// One operation as it is put together.
@@ -330,7 +304,7 @@ impl Assembly {
                 let change = make(value);
                 if let Change::Set(value) = &change {
                     let fits = schema.columns[usize::from(index)].fit(value.borrowed());
-                    fits.map_err(|code| refused(&schema, Refusal { code, column: Some(index) }))?;
+                    fits.map_err(|code| Refusal::of_column(index)(code).error(&schema, None))?;
                 }
                 self.fits()?;
                 self.operation.assign(index, change);
@@ -478,7 +452,7 @@ pub fn options(
             }
             let values: Vec<ValueRef<'_>> =
                 hint.distribution_key.iter().map(value).collect::<Result<_, _>>()?;
-            Some(hash_distribution_key(schema, &values).map_err(|refusal| refused(schema, refusal))?)
+            Some(hash_distribution_key(schema, &values).map_err(|refusal| refusal.error(schema, None))?)
         }
         None => None,
     };

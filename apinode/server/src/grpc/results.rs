@@ -13,7 +13,7 @@ use twofold_proto::{
 };
 
 use super::{
-    convert::{self, Shape, refused},
+    convert::{self, Shape},
     status::error_message,
 };
 
@@ -53,7 +53,7 @@ pub fn result(shape: &Shape, bytes: &[u8]) -> Result<pb::Result, Error> {
         ResultCode::Ok => {}
         // That a row is not there is what the read was to find out.
         ResultCode::NotFound if shape.kind == OperationKind::Read => return Ok(pb::Result::default()),
-        code => return Err(refused(&shape.schema, Refusal { code, column: head.column })),
+        code => return Err(Refusal { code, column: head.column }.error(&shape.schema, None)),
     }
     let before = result.before.map(|before| row(&shape.schema, &shape.before, &before)).transpose()?;
     let after = result.after.map(|after| row(&shape.schema, &shape.after, &after)).transpose()?;

@@ -10,10 +10,7 @@ use twofold_apinode::{
     memcached::item,
     request::{Answer, End, Failure, Operations, Request, Results, Statement, TransactionToken},
 };
-use twofold_apinode_server::{
-    grpc::convert::refused,
-    handle::{Handle, SharedTables, Submission, Tables},
-};
+use twofold_apinode_server::handle::{Handle, SharedTables, Submission, Tables};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, TableId, TransactionId, Version},
@@ -181,7 +178,7 @@ impl Fake {
             let (result, refusal) = self.run(&operation, Some((handle, number)));
             if let Some(refusal) = refusal.filter(|_| operation.kind != OperationKind::Read) {
                 self.undo(handle, number);
-                let error = refused(&self.schemas[&operation.table], refusal);
+                let error = refusal.error(&self.schemas[&operation.table], Some(operation.key));
                 let state = TransactionState::Open;
                 return Answer::Failed(Failure { operation: Some(index as u16), state, ..error.into() });
             }
