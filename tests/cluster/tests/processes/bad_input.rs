@@ -264,6 +264,7 @@ fn nonsense_at_every_port_disturbs_nobody() {
     let former = nodes.map(|name| cluster.descriptors(name));
     let ports = [
         ("mgm1", "port"),
+        ("mgm1", "web_port"),
         ("data1", "port"),
         ("data2", "port"),
         ("api1", "grpc_port"),
