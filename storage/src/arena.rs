@@ -246,6 +246,8 @@ pub struct Arena {
     /// Numbers of pages without memory.
     vacant: Vec<u32>,
     data_memory: u64,
+    /// [`PAGES_MAX`], but in tests.
+    pages_max: usize,
     page_bytes: u64,
     index_bytes: u64,
     rows: u64,
@@ -261,6 +263,7 @@ impl Arena {
             spare: vec![],
             vacant: vec![],
             data_memory,
+            pages_max: PAGES_MAX,
             page_bytes: 0,
             index_bytes: 0,
             rows: 0,
@@ -296,7 +299,9 @@ impl Arena {
     /// Whether an ordinary write may take so many bytes more, by the bound that [`Arena::store`] keeps.
     #[inline]
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.used_bytes() + bytes as u64 <= self.data_memory / 100 * ORDINARY_PERCENT
+        let pages = self.pages.len() - self.vacant.len() - self.spare.len();
+        pages < self.pages_max / 100 * ORDINARY_PERCENT as usize
+            && self.used_bytes() + bytes as u64 <= self.data_memory / 100 * ORDINARY_PERCENT
     }
 
     /// Stores a row for an ordinary write. `None` where that needs more memory and 95 % of it are in use: the
@@ -313,7 +318,8 @@ impl Arena {
     pub fn store_always(&mut self, row: &NewRow<'_>) -> RowId {
         self.store_below(row, u64::MAX).unwrap_or_else(|| {
             panic!(
-                "the worker's {PAGES_MAX} pages are in use ({} bytes); run more workers",
+                "the worker's {} pages are in use ({} bytes); run more workers",
+                self.pages_max,
                 self.used_bytes()
             )
         })
@@ -487,7 +493,7 @@ impl Arena {
         let spare = if class == OBJECT { None } else { self.spare.pop() };
         let page = match spare.or_else(|| self.vacant.pop()) {
             Some(page) => page as usize,
-            None if self.pages.len() == PAGES_MAX => return None,
+            None if self.pages.len() == self.pages_max => return None,
             None => {
                 self.pages.push(Box::default());
                 self.infos.push(PageInfo::FREE);

@@ -209,3 +209,20 @@ fn versions_compare_across_wrapping() {
     assert_eq!(compare_versions(version(1, u64::from(u32::MAX)), version(1, full)), Ordering::Less);
     assert_eq!(compare_versions(version(2, 0), version(1, full)), Ordering::Greater);
 }
+
+#[test]
+fn where_row_ids_run_out_the_table_is_full_before() {
+    let mut arena = Arena::new(PLENTY);
+    arena.pages_max = 200;
+    // As much of the ids as a page each.
+    let mut rows = 0;
+    while arena.has_room(9000) {
+        arena.store(&row_of(9000).row()).unwrap();
+        rows += 1;
+    }
+    assert_eq!(rows, 190);
+    // What was admitted before still has its place.
+    for _ in 0..10 {
+        arena.store_always(&row_of(9000).row());
+    }
+}

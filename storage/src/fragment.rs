@@ -204,6 +204,23 @@ impl Fragment {
         })
     }
 
+    /// How many rows have this tag.
+    pub fn count(&self, tag: u32) -> usize {
+        let behind = &self.slots[self.first_at_least(tag).min(self.slots.len())..];
+        behind.iter().take_while(|entry| !entry.is_empty() && entry.tag == tag).count()
+    }
+
+    /// Takes any row out, of a fragment that is to go: from now on nothing can be found in it. It is not freed.
+    pub fn pop(&mut self) -> Option<RowId> {
+        while let Some(entry) = self.slots.pop() {
+            if !entry.is_empty() {
+                self.rows -= 1;
+                return Some(entry.row);
+            }
+        }
+        None
+    }
+
     /// Gives the index's memory back. The rows have been freed, or will be.
     pub fn clear(&mut self, arena: &mut Arena) {
         arena.index_shrank(self.bytes());

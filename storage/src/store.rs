@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use twofold_proto::{
     ids::{PartitionId, TableId, Version},
     message::{CopyRow, Image},
-    operation::{BodyRef, OperationKind, Refusal},
+    operation::{BodyRef, OperationKind, Refusal, ResultCode},
     schema::Schema,
     time::ClusterTime,
     wire::Writer,
@@ -26,6 +26,24 @@ pub struct Store {
     partitions: Vec<Vec<(TableId, Fragment)>>,
     /// Rows that expire.
     expiring: u64,
+    /// Of dropped tables and partitions: freed bit by bit, so that nobody waits for it.
+    doomed: Vec<Fragment>,
+    doomed_rows: u64,
+}
+
+/// Keys of equal tag in a fragment past which there is no other. Tags are 32 bits of hash: even a fragment of 2^31 rows
+/// has no such groups, unless somebody makes them, to whom each is a row that others wait for.
+pub const TAG_ROWS_MAX: usize = 16;
+
+/// Where copying a partition goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CopyCursor {
+    /// The table.
+    pub table: TableId,
+    /// From this tag on.
+    pub tag: u64,
+    /// So many rows of this tag are copied. It must go on before anything changes.
+    pub skip: usize,
 }
 
 /// How much a step of a scan gives out at most. One group of rows of equal tag is given out whole.
@@ -38,6 +56,11 @@ pub struct ScanLimit {
     /// Rows looked at, matching or not.
     pub visited: u32,
 }
+
+/// Bytes of rows of one tag in an answer to a scan.
+const SCAN_TAG_BYTES_MAX: usize = 16 << 20;
+/// A program counts as looking at one row more for each so many bytes of it.
+const PROGRAM_UNIT: usize = 64;
 
 /// One step of a scan over a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +117,8 @@ impl Store {
             arena: Arena::new(data_memory),
             partitions: (0..partitions).map(|_| Vec::new()).collect(),
             expiring: 0,
+            doomed: Vec::new(),
+            doomed_rows: 0,
         }
     }
 
@@ -109,7 +134,12 @@ impl Store {
 
     /// Rows of all tables.
     pub fn rows(&self) -> u64 {
-        self.arena.rows()
+        self.arena.rows() - self.doomed_rows
+    }
+
+    /// Whether a fragment has so many keys of this tag that no other may come.
+    pub fn is_crowded(&self, table: TableId, partition: PartitionId, tag: u32) -> bool {
+        self.fragment(table, partition).is_some_and(|fragment| fragment.count(tag) >= TAG_ROWS_MAX)
     }
 
     /// Rows of a table in a partition.
@@ -196,30 +226,45 @@ impl Store {
         }
     }
 
-    /// Frees all rows of a table.
+    /// Takes all rows of a table away. Their memory is in use until [`Store::free_doomed`] has come to them.
     pub fn drop_table(&mut self, table: TableId) {
-        for fragments in &mut self.partitions {
+        for partition in 0..self.partitions.len() {
+            let fragments = &mut self.partitions[partition];
             if let Some(place) = fragments.iter().position(|(id, _)| *id == table) {
                 let (_, fragment) = fragments.swap_remove(place);
-                Self::free(fragment, &mut self.arena, &mut self.expiring);
+                self.doom(fragment);
             }
         }
     }
 
-    /// Frees all rows of a partition.
+    /// Takes all rows of a partition away, likewise.
     pub fn drop_partition(&mut self, partition: PartitionId) {
         for (_, fragment) in std::mem::take(&mut self.partitions[usize::from(partition.0)]) {
-            Self::free(fragment, &mut self.arena, &mut self.expiring);
+            self.doom(fragment);
         }
     }
 
-    fn free(mut fragment: Fragment, arena: &mut Arena, expiring: &mut u64) {
-        let rows: Vec<_> = fragment.groups(0).flat_map(|group| group.rows).map(|entry| entry.row()).collect();
-        for row in rows {
-            *expiring -= u64::from(arena.row(row).expiry().0 != 0);
-            arena.free(row);
+    fn doom(&mut self, fragment: Fragment) {
+        self.doomed_rows += fragment.len() as u64;
+        self.doomed.push(fragment);
+    }
+
+    /// Frees so many rows of dropped tables and partitions at most.
+    pub fn free_doomed(&mut self, rows: usize) {
+        let mut left = rows;
+        while let Some(fragment) = self.doomed.last_mut() {
+            while let Some(row) = if left > 0 { fragment.pop() } else { None } {
+                self.expiring -= u64::from(self.arena.row(row).expiry().0 != 0);
+                self.arena.free(row);
+                self.doomed_rows -= 1;
+                left -= 1;
+            }
+            if left == 0 {
+                return;
+            }
+            fragment.clear(&mut self.arena);
+            self.doomed.pop();
         }
-        fragment.clear(arena);
     }
 
     /// One step of a scan over a fragment: appends the results of the rows that the program lets through, each with
@@ -237,13 +282,18 @@ impl Store {
         let &ScanStep { partition, cursor, program, limit } = step;
         let body = BodyRef::parse(OperationKind::Read, program)?;
         let (mut rows, mut visited, start) = (0, 0, out.len());
+        let effort = 1 + (program.len() / PROGRAM_UNIT) as u32;
         let Some(fragment) = self.fragment(schema.id, partition) else { return Ok((None, 0)) };
         for group in fragment.groups(cursor) {
             if rows >= limit.rows || visited >= limit.visited || out.len() - start >= limit.bytes {
                 return Ok((Some(u64::from(group.tag)), rows));
             }
             for entry in group.rows {
-                visited += 1;
+                visited += effort;
+                // They are given out together, so they are too many for any answer.
+                if out.len() - start > limit.bytes + SCAN_TAG_BYTES_MAX {
+                    return Err(ResultCode::RowTooBig.into());
+                }
                 let current = CurrentRow::stored(schema, self.arena.row(entry.row()));
                 if !current.is_live(now) || !holds(&body.conditions, Some(&current))? {
                     continue;
@@ -259,26 +309,32 @@ impl Store {
         Ok((None, rows))
     }
 
-    /// Appends rows of a partition, from a table and a cursor on, until `out` is as long as `limit`. Returns where to
-    /// go on, and how many.
+    /// Appends rows of a partition, from a cursor on, until `out` is as long as `limit`. Stops behind a whole tag, but
+    /// where that would make it longer than `limit_of_tag`. Returns where to go on, and how many.
     pub fn copy_out(
         &self,
         partition: PartitionId,
-        table: TableId,
-        mut cursor: u64,
+        from: CopyCursor,
         limit: usize,
+        limit_of_tag: usize,
         out: &mut Vec<u8>,
-    ) -> (Option<(TableId, u64)>, u64) {
+    ) -> (Option<CopyCursor>, u64) {
         let mut rows = 0;
-        for (id, fragment) in self.tables_from(partition, table) {
-            for group in fragment.groups(if id == table { cursor } else { 0 }) {
+        for (table, fragment) in self.tables_from(partition, from.table) {
+            let first = if table == from.table { from } else { CopyCursor { table, tag: 0, skip: 0 } };
+            for group in fragment.groups(first.tag) {
+                let tag = u64::from(group.tag);
                 if out.len() >= limit {
-                    return (Some((id, u64::from(group.tag))), rows);
+                    return (Some(CopyCursor { table, tag, skip: 0 }), rows);
                 }
-                for entry in group.rows {
+                let done = if tag == first.tag { first.skip } else { 0 };
+                for (skip, entry) in group.rows.iter().enumerate().skip(done) {
+                    if out.len() >= limit_of_tag {
+                        return (Some(CopyCursor { table, tag, skip }), rows);
+                    }
                     let row = self.arena.row(entry.row());
                     CopyRow {
-                        table: id,
+                        table,
                         schema_version: row.schema_version() as u16,
                         tag: group.tag,
                         epoch: row.version().epoch,
@@ -291,7 +347,6 @@ impl Store {
                     rows += 1;
                 }
             }
-            cursor = 0;
         }
         (None, rows)
     }
@@ -360,7 +415,13 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use twofold_proto::ids::Epoch;
+    use twofold_proto::{
+        ids::Epoch,
+        operation::Projection,
+        row::encode_row,
+        schema::{Column, ColumnType, Table},
+        value::ValueRef,
+    };
 
     use super::*;
 
@@ -390,32 +451,102 @@ mod tests {
 
     #[test]
     fn a_copy_in_small_chunks_is_whole() {
-        let (mut from, mut to) = (Store::new(2, 1 << 20), Store::new(2, 1 << 20));
-        for n in 0..500u32 {
-            let table = TableId(1 + n % 3);
-            let key = n.to_be_bytes();
-            let tag = n.wrapping_mul(0x9e37_79b9) & 0xffff_fff0;
-            let row = Some((ClusterTime(n.into()), &key[..]));
-            from.apply(PARTITION, version(1, n.into()), &image(table, tag, &key, row));
+        // Tags of a few rows, and one of all rows of a table.
+        for mask in [0xffff_fff0, 0] {
+            let (mut from, mut to) = (Store::new(2, 1 << 20), Store::new(2, 1 << 20));
+            for n in 0..500u32 {
+                let table = TableId(1 + n % 3);
+                let key = n.to_be_bytes();
+                let tag = n.wrapping_mul(0x9e37_79b9) & mask;
+                let row = Some((ClusterTime(n.into()), &key[..]));
+                from.apply(PARTITION, version(1, n.into()), &image(table, tag, &key, row));
+            }
+            let (mut next, mut copied) = (Some(CopyCursor::default()), 0);
+            while let Some(cursor) = next {
+                let mut out = Vec::new();
+                let rows;
+                (next, rows) = from.copy_out(PARTITION, cursor, 300, 600, &mut out);
+                assert!(out.len() < 700, "{} bytes", out.len());
+                copied += rows;
+                let mut reader = twofold_proto::wire::Reader::new(&out, "test");
+                while !reader.is_empty() {
+                    let row = CopyRow::parse(&mut reader).unwrap();
+                    let version = Version { epoch: row.epoch, number: row.number.into() };
+                    to.apply(PARTITION, version, &row.image());
+                }
+            }
+            assert_eq!(copied, 500);
+            assert_eq!(from.contents(PARTITION), to.contents(PARTITION));
+            assert_eq!(from.expiring, to.expiring);
         }
-        let (mut next, mut copied) = (Some((TableId(0), 0)), 0);
-        while let Some((table, cursor)) = next {
-            let mut out = Vec::new();
-            let rows;
-            (next, rows) = from.copy_out(PARTITION, table, cursor, 300, &mut out);
-            copied += rows;
-            let mut reader = twofold_proto::wire::Reader::new(&out, "test");
-            while !reader.is_empty() {
-                let row = CopyRow::parse(&mut reader).unwrap();
-                let version = Version { epoch: row.epoch, number: row.number.into() };
-                to.apply(PARTITION, version, &row.image());
+    }
+
+    #[test]
+    fn what_is_dropped_is_gone_at_once_and_freed_bit_by_bit() {
+        let mut store = Store::new(2, 1 << 20);
+        for n in 0..500u32 {
+            let table = TableId(1 + n % 2);
+            let partition = PartitionId((n % 4 / 2) as u16);
+            let content = Some((ClusterTime(n.into()), &b"x"[..]));
+            store.apply(partition, version(1, n.into()), &image(table, n << 20, &n.to_be_bytes(), content));
+        }
+        let used = store.used_bytes();
+        store.drop_table(TableId(1));
+        store.drop_partition(PartitionId(1));
+        assert_eq!((store.rows(), store.used_bytes()), (125, used));
+        assert!(store.contents(PartitionId(1)).is_empty());
+        assert_eq!(store.contents(PartitionId(0)).len(), 125);
+        // The table may be made again meanwhile.
+        let again = Some((ClusterTime(0), &b"again"[..]));
+        store.apply(PARTITION, version(2, 1), &image(TableId(2), 7, b"k", again));
+        for left in (0..375usize).step_by(25).rev() {
+            store.free_doomed(25);
+            assert_eq!(store.arena.rows(), 126 + left as u64);
+        }
+        store.free_doomed(1);
+        assert!(store.doomed.is_empty() && store.doomed_rows == 0 && store.expiring == 125);
+        assert_eq!(store.rows(), 126);
+        store.drop_partition(PartitionId(0));
+        store.drop_partition(PARTITION);
+        store.free_doomed(1000);
+        assert_eq!((store.rows(), store.expiring, store.used_bytes()), (0, 0, 0));
+    }
+
+    #[test]
+    fn rows_of_one_tag_are_bounded() {
+        let mut store = Store::new(2, 1 << 30);
+        let table = Table {
+            id: TABLE,
+            name: "t".into(),
+            version: 1,
+            columns: vec![
+                Column::new("k", ColumnType::U32),
+                Column::new("d", ColumnType::Binary { max_bytes: 1 << 20 }),
+            ],
+            primary_key: vec![0],
+            distribution_key: vec![0],
+        };
+        let schema = Schema::new(table).unwrap();
+        let data = vec![1; 1 << 20];
+        let mut scanned = Vec::new();
+        let limit = ScanLimit { rows: 1, bytes: 1, visited: 1 };
+        let mut program = Vec::new();
+        BodyRef { before: Projection::All, ..BodyRef::default() }.encode(&mut program);
+        for n in 0..20u32 {
+            assert_eq!(store.is_crowded(TABLE, PARTITION, 7), n as usize >= TAG_ROWS_MAX);
+            assert!(!store.is_crowded(TABLE, PARTITION, 8));
+            let row = [ValueRef::UInt(n.into()), ValueRef::Binary(data.as_slice().into())];
+            let (key, body) = encode_row(&schema, &row).unwrap();
+            let content = Some((ClusterTime(0), &body[..]));
+            store.apply(PARTITION, version(1, n.into()), &image(TABLE, 7, &key, content));
+            scanned.clear();
+            let step = ScanStep { partition: PARTITION, cursor: 0, program: &program, limit };
+            let result = store.scan(&schema, &step, ClusterTime(0), &mut scanned);
+            match n {
+                0..16 => assert_eq!(result, Ok((None, n + 1))),
+                _ => assert_eq!(result.unwrap_err().code, ResultCode::RowTooBig),
             }
         }
-        assert_eq!(copied, 500);
-        assert_eq!(from.contents(PARTITION), to.contents(PARTITION));
-        assert_eq!(from.expiring, to.expiring);
-        from.drop_partition(PARTITION);
-        assert_eq!((from.rows(), from.expiring), (0, 0));
     }
 
     #[test]

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use twofold_proto::{
-    ids::{PartitionId, TableId, Version},
+    ids::{PartitionId, Version},
+    limits::MESSAGE_BYTES_MAX,
     links::LinkId,
     message::{CopyBeginOrd, CopyRow, Kind, Life, put_control},
     view::MemberState,
     wire::{Malformed, Reader, Writer},
 };
+
+use twofold_storage::store::CopyCursor;
 
 use super::{Said, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked};
 use crate::local::Word;
@@ -25,10 +28,8 @@ const WINDOW_BYTES: usize = 1 << 20;
 pub(super) struct CopyOut {
     pub link: LinkId,
     pub partition: PartitionId,
-    /// Tables before this one are copied.
-    table: TableId,
-    /// Where in this table to go on.
-    cursor: u64,
+    /// What is before is copied.
+    cursor: CopyCursor,
 }
 
 /// What a joining node has asked for and not got whole.
@@ -77,7 +78,7 @@ impl Worker {
             let write_set = self.write_sets.get(slot).expect("open");
             out.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
         }
-        self.copies.push(CopyOut { link, partition, table: TableId(0), cursor: 0 });
+        self.copies.push(CopyOut { link, partition, cursor: CopyCursor::default() });
         self.continue_copies(link);
     }
 
@@ -85,22 +86,23 @@ impl Worker {
     pub(super) fn continue_copies(&mut self, link: LinkId) {
         while let Some(place) = self.copies.iter().position(|copy| copy.link == link) {
             let Some(out) = self.links.get_mut(link) else { return };
-            if out.kept_bytes() > WINDOW_BYTES {
+            let copy = &mut self.copies[place];
+            // Within a tag it goes on at once: the tag's rows may have changed when it comes back.
+            if out.kept_bytes() > WINDOW_BYTES && copy.cursor.skip == 0 {
                 return;
             }
-            let copy = &mut self.copies[place];
             let partition = copy.partition;
             let (store, mut next) = (&self.store, None);
             let mut rows = 0;
             out.send(Kind::CopyRowsOrd as u8, 0, |out| {
                 out.put_u16(partition.0);
-                let limit = out.len() + CHUNK_BYTES;
-                (next, rows) = store.copy_out(partition, copy.table, copy.cursor, limit, out);
+                let (limit, limit_of_tag) = (out.len() + CHUNK_BYTES, out.len() + MESSAGE_BYTES_MAX / 2);
+                (next, rows) = store.copy_out(partition, copy.cursor, limit, limit_of_tag, out);
             });
             out.want_acknowledgement();
             self.counters.rows_copied += rows;
             match next {
-                Some((table, cursor)) => (copy.table, copy.cursor) = (table, cursor),
+                Some(cursor) => copy.cursor = cursor,
                 None => {
                     out.send(Kind::CopyEndOrd as u8, 0, |out| out.put_u16(partition.0));
                     self.copies.remove(place);
@@ -181,6 +183,8 @@ impl Worker {
             if !self.is_dropped(row.table) {
                 self.store.apply(partition, version, &row.image());
             }
+            // What an earlier copy had here goes faster than this one comes.
+            self.store.free_doomed(2);
         }
         Ok(())
     }
