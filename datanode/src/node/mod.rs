@@ -216,6 +216,13 @@ impl Node {
         self.workers.silence() >= self.ticks(self.config.failure())
     }
 
+    /// Whether it alone serves its group's partitions: while rows are in memory only they would be lost with it, so it is
+    /// better silent than gone.
+    fn is_last_of_group(&self) -> bool {
+        let own = self.life.node;
+        self.view.is_up(own) && !self.config.buddies(own).any(|buddy| self.view.is_up(buddy))
+    }
+
     /// How many ticks fit into the span.
     fn ticks(&self, span: Duration) -> u32 {
         u32::try_from(span.as_nanos().div_ceil(self.config.heartbeat().as_nanos().max(1))).unwrap_or(u32::MAX)
@@ -243,7 +250,7 @@ impl Node {
         if self.workers.silence() == self.ticks(self.config.failure()) {
             effects.push(Effect::Event(Event::Hangs { worker: self.workers.most_silent() }));
         }
-        if self.workers.silence() >= self.ticks(self.config.failure() * 4) {
+        if self.workers.silence() >= self.ticks(self.config.failure() * 4) && !self.is_last_of_group() {
             let reason = format!("worker {} does not answer", self.workers.most_silent());
             return self.exit(Exit { restart: true, refused: false, reason }, effects);
         }

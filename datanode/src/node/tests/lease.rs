@@ -255,6 +255,19 @@ fn a_hanging_worker_silences_the_node_and_ends_it() {
     assert_eq!(net.exits[&NodeId(11)], (ms(3050), true, "worker 0 does not answer".into()));
 }
 
+#[test]
+fn the_last_of_a_group_is_silent_and_does_not_end() {
+    let mut net = Net::new(&config(&[11, 12], 2));
+    net.run(10);
+    net.publish(view(1, &[(11, Up), (12, Ready)]));
+    net.run(1000);
+    net.workers.get_mut(&NodeId(11)).unwrap().hang = true;
+    net.run(9000);
+    assert!(net.events.contains(&(NodeId(11), Event::Hangs { worker: WorkerId(0) })));
+    assert!(net.exits.is_empty(), "{:?}", net.exits);
+    assert!(net.node(11).lease() < ms(9000));
+}
+
 /// When the whole process stood still nobody was silent.
 #[test]
 fn a_pause_of_the_process_is_no_silence_of_a_worker() {
