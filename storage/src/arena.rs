@@ -38,6 +38,10 @@ const SPARE_PAGES: usize = 16;
 /// Ordinary writes get this share of the memory, in percent; the rest is for indexes, recovery and replication.
 const ORDINARY_PERCENT: u64 = 95;
 
+/// Bytes of a cache line, as far as that matters; and how much of a row is brought into the cache ahead.
+const CACHE_LINE: usize = 64;
+const TOUCHED_BYTES: usize = 256;
+
 const LENGTH_MASK: u32 = 0x00ff_ffff;
 const HAS_EXPIRY: u32 = 1 << 24;
 const LOCKED: u32 = 1 << 25;
@@ -369,14 +373,22 @@ impl Arena {
         body.copy_from_slice(row.body);
     }
 
-    /// Brings the row's header and the start of its key into the cache. Nothing depends on what is read, so the
-    /// misses of a batch overlap.
+    /// Reads a byte of each cache line of a row, up to [`TOUCHED_BYTES`], and so brings them into the cache.
     #[inline]
-    pub fn touch(&self, id: RowId) {
-        if let Some(page) = self.pages.get(id.page()) {
-            let at = |offset: usize| page.get(offset).copied();
-            std::hint::black_box((at(id.offset()), at(id.offset() + ROW_HEADER + 8)));
+    pub(crate) fn touch(&self, id: RowId) -> u8 {
+        let Some(page) = self.pages.get(id.page()) else { return 0 };
+        let start = id.offset();
+        // How long the row is stands in the row; how long its cell is, beside the page.
+        let class = self.infos[id.page()].class;
+        let cell = if class < OBJECT { class_bytes(usize::from(class)) } else { TOUCHED_BYTES };
+        let at = |offset: usize| page.get(start + offset).copied().unwrap_or(0);
+        let mut seen = at(0);
+        let mut offset = CACHE_LINE;
+        while offset < cell.min(TOUCHED_BYTES) {
+            seen ^= at(offset);
+            offset += CACHE_LINE;
         }
+        seen ^ at(cell.min(TOUCHED_BYTES) - 1)
     }
 
     /// The row.

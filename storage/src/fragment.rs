@@ -113,18 +113,17 @@ impl Fragment {
         self.slots.capacity() * size_of::<Entry>()
     }
 
-    /// The first row of this tag, of whatever key. For a batch of keys: [`Fragment::touch`] all, then
-    /// [`Arena::touch`] all candidates, then [`Fragment::find`] all; so their cache misses overlap.
+    /// The first row of this tag, of whatever key.
     #[inline]
-    pub fn candidate(&self, tag: u32) -> Option<RowId> {
+    pub(crate) fn candidate(&self, tag: u32) -> Option<RowId> {
         let first = self.first_at_least(tag);
         self.slots.get(first).filter(|entry| entry.tag == tag && !entry.is_empty()).map(|entry| entry.row)
     }
 
-    /// Brings the tag's slot of the index into the cache.
+    /// Reads the tag's slot of the index, and so brings it into the cache.
     #[inline]
-    pub fn touch(&self, tag: u32) {
-        std::hint::black_box(self.slots.get(self.home(tag)).copied());
+    pub(crate) fn touch(&self, tag: u32) -> u32 {
+        self.slots.get(self.home(tag)).map_or(0, |entry| entry.tag)
     }
 
     /// The row with this key.

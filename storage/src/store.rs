@@ -1,7 +1,7 @@
 //! All rows of one worker: its arena, and the fragments in it by partition and table. It knows nothing of transactions:
 //! what it has is committed.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, hint::black_box};
 
 use twofold_proto::{
     ids::{PartitionId, TableId, Version},
@@ -73,6 +73,17 @@ pub struct ScanStep<'a> {
     pub program: &'a [u8],
     /// Where to stop.
     pub limit: ScanLimit,
+}
+
+/// Where a row is, if it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// Its table.
+    pub table: TableId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its tag.
+    pub tag: u32,
 }
 
 /// A row as it is, for comparing replicas.
@@ -164,21 +175,30 @@ impl Store {
         Some(self.arena.row(row))
     }
 
-    /// Brings the place of a tag in its index into the cache. For a batch of keys: this for all, then
-    /// [`Store::touch_row`] for all, so that their cache misses overlap.
-    #[inline]
-    pub fn touch_index(&self, table: TableId, partition: PartitionId, tag: u32) {
-        if let Some(fragment) = self.fragment(table, partition) {
-            fragment.touch(tag);
+    /// Brings the rows of these places into the cache, in rounds: each looks at all places and depends on the round
+    /// before alone, so that its cache misses overlap. Nothing depends on what is read.
+    pub fn touch(&self, places: &[Place]) {
+        // Short loops: what a core has under way at once ends where its reorder buffer does, after some 300 instructions.
+        let mut seen = 0;
+        for place in places {
+            let fragments = &self.partitions[usize::from(place.partition.0)];
+            seen ^= fragments.first().map_or(0, |(table, _)| table.0);
         }
-    }
-
-    /// Brings the first row of a tag into the cache.
-    #[inline]
-    pub fn touch_row(&self, table: TableId, partition: PartitionId, tag: u32) {
-        if let Some(row) = self.fragment(table, partition).and_then(|fragment| fragment.candidate(tag)) {
-            self.arena.touch(row);
+        black_box(seen);
+        for place in places {
+            if let Some(fragment) = self.fragment(place.table, place.partition) {
+                seen ^= fragment.touch(place.tag);
+            }
         }
+        black_box(seen);
+        let mut seen = 0;
+        for place in places {
+            let fragment = self.fragment(place.table, place.partition);
+            if let Some(row) = fragment.and_then(|fragment| fragment.candidate(place.tag)) {
+                seen ^= self.arena.touch(row);
+            }
+        }
+        black_box(seen);
     }
 
     /// Makes a committed image the row of its key, unless a newer one is there. Never refuses: memory was found when the

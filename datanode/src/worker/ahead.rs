@@ -1,52 +1,55 @@
-//! Looking ahead in a client's frame: the rows that the next reads are about are brought into the cache, for a group of
-//! them at once, so that their cache misses overlap. Nothing depends on it.
+//! Looking ahead in a frame: the rows that the next messages are about are brought into the cache, for a group of them
+//! at once, so that their cache misses overlap. Nothing depends on it.
 //!
-//! Writes gain nothing from it: parsing them twice costs what is saved.
+//! At the primary these are the rows of reads and independent writes; at a replica those that a decision makes current.
 
 use twofold_proto::{
-    ids::{PartitionId, TableId},
+    ids::PartitionId,
     link::{Message, Messages},
-    message::Kind,
+    message::{Image, IndependentWrite, Kind},
     operation::OperationRef,
     wire::Reader,
 };
-use twofold_storage::fragment::row_tag;
+use twofold_storage::{fragment::row_tag, store::Place};
 
 use super::Worker;
 
 /// Messages that are looked at together.
 pub(super) const GROUP: usize = 16;
 
-/// Where a row is, if it is there.
-#[derive(Clone, Copy)]
-struct Place {
-    table: TableId,
-    partition: PartitionId,
-    tag: u32,
-}
-
 impl Worker {
-    /// Touches the rows that the next messages want to read.
+    /// Touches the rows that the next messages are about.
     pub(super) fn look_ahead(&self, messages: &Messages<'_>) {
-        let mut places = [None; GROUP];
-        for (place, message) in places.iter_mut().zip(messages.clone().flatten()) {
-            *place = self.place(&message);
-            if let Some(Place { table, partition, tag }) = *place {
-                self.store.touch_index(table, partition, tag);
+        let mut places = [Place::default(); GROUP];
+        let mut count = 0;
+        for message in messages.clone().flatten().take(GROUP) {
+            if let Some(place) = self.place(&message) {
+                places[count] = place;
+                count += 1;
             }
         }
-        for Place { table, partition, tag } in places.into_iter().flatten() {
-            self.store.touch_row(table, partition, tag);
-        }
+        self.store.touch(&places[..count]);
     }
 
-    /// The row that a message wants to read. What is wrong with the message shows when it is handled.
+    /// The row that a message is about. What is wrong with the message shows when it is handled.
     fn place(&self, message: &Message<'_>) -> Option<Place> {
-        if message.kind != Kind::ReadReq as u8 {
+        let mut reader = Reader::new(message.body, "message");
+        if message.kind == Kind::DecideOrd as u8 {
+            let (partition, number) = (PartitionId(reader.u16().ok()?), reader.u64().ok()?);
+            if usize::from(partition.0) >= self.partitions.len() {
+                return None;
+            }
+            let write_set = self.write_sets.get(self.find_numbered(partition, number)?)?;
+            let image = Image::parse(&mut Reader::new(&write_set.body, "images")).ok()?;
+            return Some(Place { table: image.table, partition, tag: image.tag });
+        }
+        if message.kind == Kind::ReadReq as u8 {
+            reader.u32().ok()?;
+        } else if message.kind == Kind::WriteReq as u8 {
+            IndependentWrite::parse(&mut reader).ok()?;
+        } else {
             return None;
         }
-        let mut reader = Reader::new(message.body, "ReadReq");
-        reader.u32().ok()?;
         let operation = OperationRef::parse(&mut reader).ok()?;
         let schema = self.schemas.get(&operation.table)?;
         let partition = operation.hash.partition(self.config.partitions);

@@ -505,7 +505,7 @@ impl Worker {
             let mut messages = Messages::new(payload);
             let mut looked_at = 0;
             loop {
-                if is_client && looked_at == 0 {
+                if looked_at == 0 {
                     self.look_ahead(&messages);
                     looked_at = ahead::GROUP;
                 }
