@@ -689,9 +689,8 @@ pub struct WriteSetHeader {
 }
 
 impl WriteSetHeader {
-    /// Appends it and the participants.
-    pub fn encode(&self, out: &mut Vec<u8>, participants: &[Participant]) {
-        assert_eq!(usize::from(self.participants), participants.len(), "{self:?}");
+    /// Appends it; the participants are next.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u16(self.partition.0);
         out.put_u64(self.number);
         put_transaction(out, self.transaction);
@@ -704,18 +703,11 @@ impl WriteSetHeader {
         out.put_u8(u8::from(self.refusal));
         out.put_u16(self.participants);
         out.put_u32(self.images);
-        for participant in participants {
-            out.put_u16(participant.partition.0);
-            out.put_u32(participant.operations);
-        }
     }
 
-    /// Reads it and the participants; the images are next.
-    pub fn parse(
-        reader: &mut Reader<'_>,
-        participants: &mut Vec<Participant>,
-    ) -> Result<WriteSetHeader, Malformed> {
-        let header = WriteSetHeader {
+    /// Reads it; the participants are next.
+    pub fn parse(reader: &mut Reader<'_>) -> Result<WriteSetHeader, Malformed> {
+        Ok(WriteSetHeader {
             partition: PartitionId(reader.u16()?),
             number: reader.u64()?,
             transaction: transaction(reader)?,
@@ -729,13 +721,20 @@ impl WriteSetHeader {
             refusal: reader.u8()? != 0,
             participants: reader.u16()?,
             images: reader.u32()?,
-        };
-        participants.clear();
-        for _ in 0..header.participants {
-            participants
-                .push(Participant { partition: PartitionId(reader.u16()?), operations: reader.u32()? });
-        }
-        Ok(header)
+        })
+    }
+}
+
+impl Participant {
+    /// Appends it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.partition.0);
+        out.put_u32(self.operations);
+    }
+
+    /// Reads it.
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Participant, Malformed> {
+        Ok(Participant { partition: PartitionId(reader.u16()?), operations: reader.u32()? })
     }
 }
 

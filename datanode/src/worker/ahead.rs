@@ -6,18 +6,32 @@
 use twofold_proto::{
     ids::PartitionId,
     link::{Message, Messages},
-    message::{Image, IndependentWrite, Kind},
+    message::{IndependentWrite, Kind},
     operation::OperationRef,
     wire::Reader,
 };
 use twofold_storage::{fragment::row_tag, store::Place};
 
-use super::Worker;
+use super::{Task, Worker, waits::Action};
 
 /// Messages that are looked at together.
 pub(super) const GROUP: usize = 16;
 
 impl Worker {
+    /// Touches the rows of the write sets that the next tasks confirm, and so make current.
+    pub(super) fn look_ahead_in_tasks(&self) {
+        let mut places = [Place::default(); GROUP];
+        let mut count = 0;
+        for task in self.tasks.iter().take(GROUP) {
+            let Task::Done(Action::Confirm { slot, .. }) = task else { continue };
+            if let Some(place) = self.write_sets.get(*slot).and_then(|write_set| write_set.place) {
+                places[count] = place;
+                count += 1;
+            }
+        }
+        self.store.touch(&places[..count]);
+    }
+
     /// Touches the rows that the next messages are about.
     pub(super) fn look_ahead(&self, messages: &Messages<'_>) {
         let mut places = [Place::default(); GROUP];
@@ -39,9 +53,7 @@ impl Worker {
             if usize::from(partition.0) >= self.partitions.len() {
                 return None;
             }
-            let write_set = self.write_sets.get(self.find_numbered(partition, number)?)?;
-            let image = Image::parse(&mut Reader::new(&write_set.body, "images")).ok()?;
-            return Some(Place { table: image.table, partition, tag: image.tag });
+            return self.write_sets.get(self.find_numbered(partition, number)?)?.place;
         }
         if message.kind == Kind::ReadReq as u8 {
             reader.u32().ok()?;

@@ -169,7 +169,7 @@ impl Worker {
     /// may tell it when this partition's decision is still to come.
     fn may_be_committed(&self, slot: u32) -> bool {
         self.write_sets.get(slot).is_some_and(|write_set| {
-            write_set.participants.len() > 1 || write_set.header.coordinator != self.coordinator_here()
+            write_set.header.participants > 1 || write_set.header.coordinator != self.coordinator_here()
         })
     }
 
@@ -306,7 +306,7 @@ impl Worker {
         let (kind, body, left) = (Kind::ScanReq, body.to_vec(), uncertain.len());
         let ticket = self.observe(Observer::Request { client, kind, body, left });
         for slot in uncertain {
-            self.write_sets.get_mut(slot).expect("open").observers.push(ticket);
+            self.write_sets.get_mut(slot).expect("open").interest().observers.push(ticket);
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ impl Worker {
     fn is_taking_over(&self) -> bool {
         let own = Some(self.own);
         self.partitions.iter().any(|partition| partition.primary == own && !partition.serving)
-            || self.write_sets.iter().any(|(_, write_set)| write_set.doubt.is_some())
+            || self.write_sets.iter().any(|(_, write_set)| write_set.doubt().is_some())
     }
 
     pub(super) fn on_marked(&mut self, view: ViewNumber, epoch: Epoch) {

@@ -613,7 +613,14 @@ impl Worker {
 
     /// Does what handlers left to do, until nothing is left.
     fn run_tasks(&mut self) {
-        while let Some(task) = self.tasks.pop_front() {
+        let mut looked_at = 0;
+        while !self.tasks.is_empty() {
+            if looked_at == 0 {
+                self.look_ahead_in_tasks();
+                looked_at = ahead::GROUP;
+            }
+            looked_at -= 1;
+            let Some(task) = self.tasks.pop_front() else { break };
             match task {
                 Task::Resume { slot, transaction, lock } => {
                     self.resume(slot, transaction, query::Wait::Lock(lock))

@@ -302,12 +302,11 @@ impl Worker {
         let write_set = self.write_sets.get_mut(slot).expect("it is open");
         let own = write_set.header.partition;
         let others: Vec<PartitionId> = write_set
-            .participants
-            .iter()
+            .participants()
             .map(|other| other.partition)
             .filter(|&other| other != own)
             .collect();
-        write_set.doubt = Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
+        write_set.interest().doubt = Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
         if write_set.confirmed && others.is_empty() {
             let stamp = write_set.header.stamp;
             return self.decide(slot, Outcome::Committed(stamp));
@@ -345,7 +344,7 @@ impl Worker {
     pub(super) fn ask_again(&mut self, changed: &BTreeSet<PartitionId>) {
         let mut questions = Vec::new();
         for (slot, write_set) in self.write_sets.iter() {
-            let answers = write_set.doubt.iter().flat_map(|doubt| &doubt.answers);
+            let answers = write_set.doubt().into_iter().flat_map(|doubt| &doubt.answers);
             let open = answers.filter(|(partition, known)| known.is_none() && changed.contains(partition));
             questions.extend(open.map(|(partition, _)| (slot, *partition)));
         }
@@ -372,7 +371,7 @@ impl Worker {
         }
         if let Some(slot) = self.find_write_set(partition, request.transaction) {
             let write_set = self.write_sets.get_mut(slot).expect("just found");
-            write_set.askers.push((link, request.asking));
+            write_set.interest().askers.push((link, request.asking));
             if write_set.confirmed {
                 self.answer_askers(slot);
             }
@@ -407,7 +406,7 @@ impl Worker {
             request.prepared,
         );
         if let Some(write_set) = slot.and_then(|slot| self.write_sets.get_mut(slot)) {
-            write_set.askers.push((link, request.asking));
+            write_set.interest().askers.push((link, request.asking));
         }
     }
 
@@ -436,9 +435,7 @@ impl Worker {
             images: 0,
         };
         let mut write_set = self.write_sets.recycled();
-        write_set.reset(header, None);
-        write_set.participants.clear();
-        write_set.participants.push(Participant { partition, operations: 0 });
+        write_set.reset(header, None, &[Participant { partition, operations: 0 }]);
         let slot = self.open_write_set(write_set);
         self.replicate(slot);
         Some(slot)
@@ -447,7 +444,7 @@ impl Worker {
     /// The write set is confirmed: tells those who asked about the transaction.
     pub(super) fn answer_askers(&mut self, slot: u32) {
         let write_set = self.write_sets.get_mut(slot).expect("confirmed");
-        let (header, askers) = (write_set.header, std::mem::take(&mut write_set.askers));
+        let (header, askers) = (write_set.header, write_set.take_askers());
         for (link, asking) in askers {
             let known = Known::Prepared(header.stamp);
             let conf =
@@ -459,7 +456,7 @@ impl Worker {
     /// The write set is decided: tells those who asked and were not answered.
     pub(super) fn answer_decided(&mut self, slot: u32, outcome: Outcome) {
         let write_set = self.write_sets.get_mut(slot).expect("it is open");
-        let (header, askers) = (write_set.header, std::mem::take(&mut write_set.askers));
+        let (header, askers) = (write_set.header, write_set.take_askers());
         for (link, asking) in askers {
             let known = Known::Decided(outcome);
             let conf =
@@ -478,9 +475,10 @@ impl Worker {
     /// An answer to a question of ours (`OutcomeConf`). It is binding, whoever is primary by now.
     pub(super) fn on_outcome_conf(&mut self, conf: OutcomeConf) {
         let Some(slot) = self.find_write_set(conf.asking, conf.transaction) else { return };
-        let Some(doubt) = self.write_sets.get_mut(slot).and_then(|write_set| write_set.doubt.as_mut()) else {
+        let Some(write_set) = self.write_sets.get_mut(slot).filter(|write_set| write_set.doubt().is_some()) else {
             return;
         };
+        let Some(doubt) = &mut write_set.interest().doubt else { return };
         let answer = doubt.answers.iter_mut().find(|(partition, _)| *partition == conf.asked);
         if let Some((_, answer)) = answer {
             *answer = Some(conf.known);
@@ -491,7 +489,7 @@ impl Worker {
     /// Decides a transaction in doubt, if enough is known.
     pub(super) fn try_resolve(&mut self, slot: u32) {
         let Some(write_set) = self.write_sets.get(slot) else { return };
-        let Some(doubt) = &write_set.doubt else { return };
+        let Some(doubt) = write_set.doubt() else { return };
         let mut stamp = write_set.header.stamp;
         let mut all = write_set.confirmed;
         for (_, known) in &doubt.answers {

@@ -128,20 +128,17 @@ impl Worker {
             images: images as u32,
         };
         let mut write_set = self.write_sets.recycled();
-        write_set.reset(header, Some(slot));
-        write_set.participants.clear();
-        write_set.participants.extend_from_slice(participants);
+        write_set.reset(header, Some(slot), participants);
         write_set.answer_coordinator = matches!(local.origin, Origin::Coordinated(_));
         for (index, write) in local.writes.iter().enumerate() {
             if newest((index, write)) {
-                let image = Image {
+                write_set.add(&Image {
                     table: write.table,
                     schema_version: write.schema_version,
                     tag: write.tag,
                     key: self.locks.key(write.lock).key,
                     row: write.row.map(|(expiry, from, to)| (expiry, &local.bodies[from..to])),
-                };
-                image.encode(&mut write_set.body);
+                });
             }
         }
         let write_set = self.open_write_set(write_set);

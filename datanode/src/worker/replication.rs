@@ -7,22 +7,33 @@ use twofold_proto::{
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
     wire::{Malformed, Reader, Writer},
 };
+use twofold_storage::store::Place;
 
 /// A write set that is not decided: the same at the primary and at replicas.
+///
+/// Many are under way at once, so what each step looks at is kept in a few cache lines: this and one buffer.
 #[derive(Debug)]
 pub(super) struct WriteSet {
     pub header: WriteSetHeader,
-    pub participants: Vec<Participant>,
-    /// The encoded images.
-    pub body: Vec<u8>,
+    /// Where the row of the first image is.
+    pub place: Option<Place>,
     /// At the primary: the local transaction that holds its locks.
     pub local: Option<u32>,
     /// At the primary: all replicas that its view counts have it.
     pub confirmed: bool,
-    /// At the primary: the view whose replicas it waits for.
-    awaits: ViewNumber,
     /// At the primary: the TC has not been answered.
     pub answer_coordinator: bool,
+    /// At the primary: the view whose replicas it waits for.
+    awaits: ViewNumber,
+    /// What follows the header in a message: the participants and the images, encoded.
+    body: Vec<u8>,
+    /// Who is interested in it, if anybody is.
+    interest: Option<Box<Interest>>,
+}
+
+/// Who is interested in a write set: few are asked about.
+#[derive(Debug, Default)]
+pub(super) struct Interest {
     /// At the primary: the TC is gone, and the others are being asked.
     pub doubt: Option<Doubt>,
     /// At the primary: links (or here) that asked for the outcome and wait until it is confirmed.
@@ -46,33 +57,98 @@ impl Default for WriteSet {
                 participants: 0,
                 images: 0,
             },
-            participants: Vec::new(),
-            body: Vec::new(),
+            place: None,
             local: None,
             confirmed: false,
-            awaits: ViewNumber::default(),
             answer_coordinator: false,
-            doubt: None,
-            askers: Vec::new(),
-            observers: Vec::new(),
+            awaits: ViewNumber::default(),
+            body: Vec::new(),
+            interest: None,
         }
     }
 }
 
 impl WriteSet {
-    /// Makes a used one new, but for its participants.
-    pub fn reset(&mut self, header: WriteSetHeader, local: Option<u32>) {
-        self.header = header;
+    /// Makes a used one new, without images yet.
+    pub fn reset(&mut self, header: WriteSetHeader, local: Option<u32>, participants: &[Participant]) {
+        assert_eq!(usize::from(header.participants), participants.len(), "{header:?}");
+        (self.header, self.place, self.local) = (header, None, local);
+        (self.confirmed, self.answer_coordinator) = (false, false);
+        self.interest = None;
         self.body.clear();
-        self.local = local;
-        (self.confirmed, self.answer_coordinator, self.doubt) = (false, false, None);
-        self.askers.clear();
-        self.observers.clear();
+        participants.iter().for_each(|participant| participant.encode(&mut self.body));
+    }
+
+    /// Adds an image.
+    pub fn add(&mut self, image: &Image<'_>) {
+        let Image { table, tag, .. } = *image;
+        self.place.get_or_insert(Place { table, partition: self.header.partition, tag });
+        image.encode(&mut self.body);
+    }
+
+    /// Takes a message in, all of it or nothing.
+    fn read(&mut self, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "WriteSetReq");
+        let header = WriteSetHeader::parse(&mut reader)?;
+        let rest = reader.rest();
+        for _ in 0..header.participants {
+            Participant::parse(&mut reader)?;
+        }
+        let mut place = None;
+        for _ in 0..header.images {
+            let Image { table, tag, .. } = Image::parse(&mut reader)?;
+            place.get_or_insert(Place { table, partition: header.partition, tag });
+        }
+        reader.finish()?;
+        self.reset(WriteSetHeader { participants: 0, ..header }, None, &[]);
+        (self.header, self.place) = (header, place);
+        self.body.extend_from_slice(rest);
+        Ok(())
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
-        self.header.encode(out, &self.participants);
+        self.header.encode(out);
         out.put(&self.body);
+    }
+
+    /// The participants.
+    pub fn participants(&self) -> impl Iterator<Item = Participant> {
+        let mut reader = Reader::new(&self.body, "participants");
+        (0..self.header.participants).map(move |_| Participant::parse(&mut reader).expect("written here"))
+    }
+
+    /// The images.
+    pub fn images(&self) -> impl Iterator<Item = Image<'_>> {
+        let mut reader = Reader::new(&self.body, "images");
+        for _ in 0..self.header.participants {
+            Participant::parse(&mut reader).expect("written here");
+        }
+        (0..self.header.images).map(move |_| Image::parse(&mut reader).expect("written here"))
+    }
+
+    /// The search for its outcome, if it is in doubt.
+    pub fn doubt(&self) -> Option<&Doubt> {
+        self.interest.as_ref()?.doubt.as_ref()
+    }
+
+    /// Who is interested in it.
+    pub fn interest(&mut self) -> &mut Interest {
+        self.interest.get_or_insert_default()
+    }
+
+    /// Those who asked for the outcome and were not answered; they will be now.
+    pub fn take_askers(&mut self) -> Vec<(Option<LinkId>, PartitionId)> {
+        self.interest.as_mut().map(|interest| std::mem::take(&mut interest.askers)).unwrap_or_default()
+    }
+
+    /// This worker is no primary any more: makes it what it is at any replica. Returns who held its locks.
+    pub fn step_down(&mut self) -> Option<u32> {
+        (self.confirmed, self.answer_coordinator) = (false, false);
+        if let Some(interest) = &mut self.interest {
+            interest.doubt = None;
+            interest.askers.clear();
+        }
+        self.local.take()
     }
 }
 
@@ -173,7 +249,7 @@ impl Worker {
         if header.refusal {
             return self.decide(slot, Outcome::Aborted);
         }
-        let alone = write_set.participants.len() == 1;
+        let alone = header.participants == 1;
         let local = write_set.local.and_then(|local| self.locals.get(local));
         let independent = local.is_some_and(|local| !matches!(local.origin, Origin::Coordinated(_)));
         if independent {
@@ -182,7 +258,7 @@ impl Worker {
         self.answer_askers(slot);
         self.confirm_to_coordinator(slot);
         let Some(write_set) = self.write_sets.get(slot) else { return };
-        if write_set.doubt.is_some() {
+        if write_set.doubt().is_some() {
             if alone { self.decide(slot, Outcome::Committed(header.stamp)) } else { self.try_resolve(slot) }
         }
     }
@@ -230,16 +306,16 @@ impl Worker {
         if records {
             self.outcomes.record(&header, outcome);
         }
-        self.tasks.extend(write_set.observers.drain(..).map(Task::Observer));
+        if let Some(interest) = write_set.interest.take() {
+            self.tasks.extend(interest.observers.into_iter().map(Task::Observer));
+        }
         write_set.body.shrink_to(SPARE_BYTES_MAX);
         self.write_sets.recycle(write_set);
     }
 
     fn apply(&mut self, write_set: &WriteSet, version: Version) {
         let partition = write_set.header.partition;
-        let mut reader = Reader::new(&write_set.body, "images");
-        for _ in 0..write_set.header.images {
-            let image = Image::parse(&mut reader).expect("images were parsed when they came");
+        for image in write_set.images() {
             if !self.is_dropped(image.table) {
                 self.store.apply(partition, version, &image);
             }
@@ -265,22 +341,15 @@ impl Worker {
 
     /// At a replica: a write set of the primary (`WriteSetReq`).
     pub(super) fn on_write_set(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
-        let mut reader = Reader::new(body, "WriteSetReq");
         let mut write_set = self.write_sets.recycled();
-        let header = WriteSetHeader::parse(&mut reader, &mut write_set.participants)?;
-        write_set.reset(header, None);
-        let images = reader.rest();
-        for _ in 0..header.images {
-            Image::parse(&mut reader)?;
-        }
-        reader.finish()?;
+        write_set.read(body)?;
+        let header = write_set.header;
         let listed = || self.find_numbered(header.partition, header.number);
         if !self.is_word_of_primary(header.partition, said) || listed().is_some() {
             self.write_sets.recycle(write_set);
             return Ok(());
         }
         self.counters.replicated += 1;
-        write_set.body.extend_from_slice(images);
         let state = self.partition(header.partition);
         state.number = state.number.max(header.number);
         self.open_write_set(write_set);

@@ -10,13 +10,12 @@ use twofold_proto::{
     ids::{Endpoint, NodeId, PartitionId, TransactionId, ViewNumber},
     links::{LinkEffect, LinkId},
     message::{
-        Catalog, DecideOrd, Image, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader,
+        Catalog, DecideOrd, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader,
         put_control,
     },
     placement::PartitionMap,
     schema::Schema,
     view::{MemberState, View},
-    wire::Reader,
 };
 use twofold_storage::lock::LockKey;
 
@@ -251,9 +250,7 @@ impl Worker {
         let open = self.partition(partition).open.clone();
         for slot in open {
             let write_set = self.write_sets.get_mut(slot).expect("open");
-            let local = write_set.local.take();
-            (write_set.confirmed, write_set.answer_coordinator, write_set.doubt) = (false, false, None);
-            write_set.askers.clear();
+            let local = write_set.step_down();
             let header = write_set.header;
             self.less_open(header.prepared);
             let independent = |local: &u32| {
@@ -318,7 +315,7 @@ impl Worker {
         let in_doubt: Vec<u32> = self
             .write_sets
             .iter()
-            .filter(|(_, set)| set.doubt.is_none() && !self.is_coordinator_alive(&set.header.coordinator))
+            .filter(|(_, set)| set.doubt().is_none() && !self.is_coordinator_alive(&set.header.coordinator))
             .filter(|(_, set)| !set.header.refusal)
             .filter(|(_, set)| self.partitions[usize::from(set.header.partition.0)].serving)
             .map(|(slot, _)| slot)
@@ -515,15 +512,14 @@ impl Worker {
             if header.refusal {
                 continue;
             }
-            let body = write_set.body.clone();
+            let keys: Vec<_> =
+                write_set.images().map(|image| (image.table, image.tag, image.key.to_vec())).collect();
             // A transaction with several partitions here has one for each: they are all prepared.
             let local = self.adopt_prepared(&header);
-            let mut reader = Reader::new(&body, "images");
-            for index in 0..header.images {
-                let image = Image::parse(&mut reader).expect("images were parsed when they came");
-                let key = LockKey { table: image.table, partition, tag: image.tag, key: image.key };
+            for (index, (table, tag, key)) in keys.iter().enumerate() {
+                let key = LockKey { table: *table, partition, tag: *tag, key };
                 let age = (0, header.transaction);
-                let lock = self.locks.hold_prepared(&key, local, age, index);
+                let lock = self.locks.hold_prepared(&key, local, age, index as u32);
                 self.locals.get_mut(local).expect("adopted").locks.push(lock);
             }
             let write_set = self.write_sets.get_mut(slot).expect("open");

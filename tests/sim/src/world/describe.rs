@@ -53,8 +53,10 @@ pub(super) fn describe(message: &Message<'_>) -> String {
         K::StopOrd => show::<message::StopOrd>(body),
         K::WriteSetReq => {
             let mut reader = Reader::new(body, "write set");
-            let mut participants = Vec::new();
-            let header = message::WriteSetHeader::parse(&mut reader, &mut participants);
+            let header = message::WriteSetHeader::parse(&mut reader);
+            let count = header.as_ref().map_or(0, |header| header.participants);
+            let participants: Vec<_> =
+                (0..count).map_while(|_| message::Participant::parse(&mut reader).ok()).collect();
             format!("{header:?} {participants:?}")
         }
         K::DecideOrd => format!("{:?}", message::DecideOrd::parse(body)),
