@@ -53,7 +53,7 @@ impl Worker {
         if state.serving {
             self.begin_copy(link, partition);
         } else if state.primary == Some(own) {
-            state.parked.push(Parked::Copy(link));
+            state.handover.parked.push(Parked::Copy(link));
         }
         // Else a view that it has yet to learn of names another primary, which it will ask.
         Ok(())
@@ -118,7 +118,7 @@ impl Worker {
             return;
         }
         let state = &mut self.partitions[usize::from(partition.0)];
-        state.copied_from = None;
+        state.handover.copied_from = None;
         for slot in std::mem::take(&mut state.open) {
             self.write_sets.remove(slot);
         }
@@ -139,7 +139,7 @@ impl Worker {
             }
             let state = &self.partitions[usize::from(number)];
             let Some(primary) = state.primary else { continue };
-            if state.copied_from.is_some() {
+            if state.handover.copied_from.is_some() {
                 continue;
             }
             left = true;
@@ -197,7 +197,7 @@ impl Worker {
         }
         let incarnation =
             self.view.member(said.sender.node).map(|member| member.incarnation).unwrap_or_default();
-        self.partition(partition).copied_from = Some(Life { node: said.sender.node, incarnation });
+        self.partition(partition).handover.copied_from = Some(Life { node: said.sender.node, incarnation });
         self.continue_copy_in();
         Ok(())
     }

@@ -301,12 +301,10 @@ impl Worker {
         self.counters.in_doubt += 1;
         let write_set = self.write_sets.get_mut(slot).expect("it is open");
         let own = write_set.header.partition;
-        let others: Vec<PartitionId> = write_set
-            .participants()
-            .map(|other| other.partition)
-            .filter(|&other| other != own)
-            .collect();
-        write_set.interest().doubt = Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
+        let others: Vec<PartitionId> =
+            write_set.participants().map(|other| other.partition).filter(|&other| other != own).collect();
+        write_set.interest().doubt =
+            Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
         if write_set.confirmed && others.is_empty() {
             let stamp = write_set.header.stamp;
             return self.decide(slot, Outcome::Committed(stamp));
@@ -366,7 +364,7 @@ impl Worker {
             return;
         }
         if !state.serving {
-            state.parked.push(Parked::Outcome(link, request));
+            state.handover.parked.push(Parked::Outcome(link, request));
             return;
         }
         if let Some(slot) = self.find_write_set(partition, request.transaction) {
@@ -475,7 +473,8 @@ impl Worker {
     /// An answer to a question of ours (`OutcomeConf`). It is binding, whoever is primary by now.
     pub(super) fn on_outcome_conf(&mut self, conf: OutcomeConf) {
         let Some(slot) = self.find_write_set(conf.asking, conf.transaction) else { return };
-        let Some(write_set) = self.write_sets.get_mut(slot).filter(|write_set| write_set.doubt().is_some()) else {
+        let Some(write_set) = self.write_sets.get_mut(slot).filter(|write_set| write_set.doubt().is_some())
+        else {
             return;
         };
         let Some(doubt) = &mut write_set.interest().doubt else { return };

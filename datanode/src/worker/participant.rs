@@ -29,7 +29,7 @@ impl Worker {
             }
             if !self.partition(partition).serving {
                 let request = PrepareReq { partitions: vec![partition], ..request.clone() };
-                self.partition(partition).parked.push(Parked::Prepare(coordinator, request));
+                self.partition(partition).handover.parked.push(Parked::Prepare(coordinator, request));
                 continue;
             }
             self.prepare(coordinator, &request, partition);
@@ -234,7 +234,7 @@ impl Worker {
             }
             if !self.partition(partition).serving {
                 let request = DecideReq { partitions: vec![partition], ..request.clone() };
-                self.partition(partition).parked.push(Parked::Decide(coordinator, request));
+                self.partition(partition).handover.parked.push(Parked::Decide(coordinator, request));
                 continue;
             }
             if let Some(slot) = self.find_write_set(partition, id) {

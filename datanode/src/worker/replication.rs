@@ -163,7 +163,7 @@ impl Worker {
     pub(super) fn open_write_set(&mut self, write_set: Box<WriteSet>) -> u32 {
         let header = write_set.header;
         let slot = self.write_sets.insert(write_set);
-        self.partition(header.partition).open.push_back(slot);
+        self.partition(header.partition).open.push(slot);
         slot
     }
 

@@ -10,8 +10,7 @@ use twofold_proto::{
     ids::{Endpoint, NodeId, PartitionId, TransactionId, ViewNumber},
     links::{LinkEffect, LinkId},
     message::{
-        Catalog, DecideOrd, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader,
-        put_control,
+        Catalog, DecideOrd, Kind, Life, Outcome, ReplicaState, ReplicaStateOrd, WriteSetHeader, put_control,
     },
     placement::PartitionMap,
     schema::Schema,
@@ -221,8 +220,8 @@ impl Worker {
                 .map(|replica| replica.endpoint.node)
                 .collect();
             let state = self.partition(partition);
-            state.since = view;
-            state.missing = others;
+            state.handover.since = view;
+            state.handover.missing = others;
             self.take_early_states(partition);
         } else if self.state >= Some(MemberState::Ready) {
             let open = self.partitions[usize::from(partition.0)]
@@ -243,7 +242,7 @@ impl Worker {
     /// Serves the partition no more: transactions that are not prepared lose, the others become what they are at
     /// any replica.
     fn step_down(&mut self, partition: PartitionId) {
-        self.partition(partition).parked.clear();
+        self.partition(partition).handover.parked.clear();
         if !self.partition(partition).serving {
             return;
         }
@@ -283,7 +282,7 @@ impl Worker {
     /// Still its primary, with other replicas: those that left are not waited for, and those that count now are.
     fn replicas_changed(&mut self, partition: PartitionId) {
         let view = self.view.clone();
-        self.partition(partition).missing.retain(|&node| view.counts(node));
+        self.partition(partition).handover.missing.retain(|&node| view.counts(node));
         if !self.partition(partition).serving {
             return;
         }
@@ -373,13 +372,13 @@ impl Worker {
     pub(super) fn on_replica_state(&mut self, node: NodeId, order: ReplicaStateOrd) {
         for (partition, word) in order.partitions {
             let Some(state) = self.partitions.get_mut(usize::from(partition.0)) else { continue };
-            match state.states.get_mut(&node) {
+            match state.handover.states.get_mut(&node) {
                 Some((view, before)) if *view == order.view && before.goes_on => {
                     before.open.extend(word.open);
                     before.decided.extend(word.decided);
                     before.goes_on = word.goes_on;
                 }
-                _ => _ = state.states.insert(node, (order.view, word)),
+                _ => _ = state.handover.states.insert(node, (order.view, word)),
             }
             self.take_early_states(partition);
             self.try_serve(partition);
@@ -389,10 +388,10 @@ impl Worker {
     /// Counts the words that came under a view at least as new as that which made this worker the primary.
     fn take_early_states(&mut self, partition: PartitionId) {
         let state = &mut self.partitions[usize::from(partition.0)];
-        let since = state.since;
-        state.states.retain(|_, (view, _)| *view >= since);
-        let states = &state.states;
-        state.missing.retain(|node| states.get(node).is_none_or(|(_, word)| word.goes_on));
+        let since = state.handover.since;
+        state.handover.states.retain(|_, (view, _)| *view >= since);
+        let states = &state.handover.states;
+        state.handover.missing.retain(|node| states.get(node).is_none_or(|(_, word)| word.goes_on));
     }
 
     pub(super) fn try_serve_all(&mut self) {
@@ -409,9 +408,9 @@ impl Worker {
         }
         #[cfg(feature = "mutations")]
         if self.mutation == Some(crate::mutation::Mutation::ServeBeforeReconciling) {
-            state.missing.clear();
+            state.handover.missing.clear();
         }
-        if !state.missing.is_empty() {
+        if !state.handover.missing.is_empty() {
             return;
         }
         self.counters.takeovers += 1;
@@ -426,7 +425,7 @@ impl Worker {
                 self.doubt(slot);
             }
         }
-        for parked in std::mem::take(&mut self.partition(partition).parked) {
+        for parked in std::mem::take(&mut self.partition(partition).handover.parked) {
             match parked {
                 // What a TC said that has left the view meanwhile does not count.
                 Parked::Prepare(coordinator, _) | Parked::Decide(coordinator, _)
@@ -442,7 +441,7 @@ impl Worker {
     /// Makes the replicas agree. What others know to be decided is decided here. Then this replica is the truth: what
     /// others have open and it does not is decided, or dropped; what it has open and they do not is sent.
     fn reconcile(&mut self, partition: PartitionId) {
-        let states = std::mem::take(&mut self.partition(partition).states);
+        let states = std::mem::take(&mut self.partition(partition).handover.states);
         for &(number, transaction, outcome) in states.values().flat_map(|(_, state)| &state.decided) {
             let Some(slot) = self.find_numbered(partition, number) else { continue };
             if self.write_sets.get(slot).expect("open").header.transaction == transaction {
