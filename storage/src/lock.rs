@@ -6,6 +6,7 @@
 //! without needing any lock. Hence no deadlock.
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use twofold_proto::ids::{PartitionId, TableId, TransactionId};
 
 /// How a key is locked.
@@ -80,8 +81,8 @@ struct Lock {
     table: TableId,
     partition: PartitionId,
     tag: u32,
-    key: Vec<u8>,
-    holders: Vec<Holder>,
+    key: SmallVec<[u8; 24]>,
+    holders: SmallVec<[Holder; 1]>,
     /// By age, the oldest first.
     waiters: Vec<Waiter>,
     observers: Vec<u64>,
@@ -91,7 +92,7 @@ struct Lock {
 
 impl Lock {
     fn is(&self, key: &LockKey<'_>) -> bool {
-        self.tag == key.tag && self.table == key.table && self.key == key.key
+        self.tag == key.tag && self.table == key.table && self.key[..] == *key.key
     }
 
     fn is_unused(&self) -> bool {

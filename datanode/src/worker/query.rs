@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{PartitionId, TableId, TransactionId, Version},
@@ -91,15 +92,15 @@ pub(super) enum Wait {
     Decision(u64),
 }
 
-/// What a transaction has at this worker.
+/// What a transaction has at this worker. Most have one of each, which is kept in place: many are under way at once.
 #[derive(Debug, Default)]
 pub(super) struct Local {
     pub id: TransactionId,
     timestamp: u64,
     pub origin: Origin,
-    pub partitions: Vec<LocalPartition>,
-    pub locks: Vec<LockId>,
-    pub writes: Vec<PendingWrite>,
+    pub partitions: SmallVec<[LocalPartition; 1]>,
+    pub locks: SmallVec<[LockId; 4]>,
+    pub writes: SmallVec<[PendingWrite; 1]>,
     pub bodies: Vec<u8>,
     /// Of all pending versions.
     bytes: usize,
@@ -527,7 +528,8 @@ impl Worker {
         local.partitions.retain(|other| other.partition != partition);
         let locks = &mut self.locks;
         let woken = &mut self.woken;
-        local.locks.retain(|&lock| {
+        local.locks.retain(|lock| {
+            let lock = *lock;
             let released = locks.key(lock).partition == partition;
             if released {
                 locks.release(lock, slot, woken);
@@ -555,7 +557,8 @@ impl Worker {
     /// Takes back the pending versions of all statements from this one on. The locks stay.
     fn undo_from(&mut self, slot: u32, statement: u32) {
         let local = self.locals.get_mut(slot).expect("it is undone");
-        while let Some(write) = local.writes.pop_if(|write| write.statement >= statement) {
+        while local.writes.last().is_some_and(|write| write.statement >= statement) {
+            let Some(write) = local.writes.pop() else { break };
             self.locks.set_pending(write.lock, write.previous);
             local.bytes -= write.bytes;
             self.pending_bytes -= write.bytes;
