@@ -152,7 +152,7 @@ pub enum Answer {
         state: TransactionState,
         /// The epoch of the commit, if committed.
         epoch: Epoch,
-        /// Names the transaction in [`Request::Status`]; once it has tried to commit.
+        /// Names the transaction in [`Request::Status`]; once it has tried to commit, unless it has only read.
         token: Option<TransactionToken>,
         /// Its age, for [`Begin::timestamp`] of a retry.
         timestamp: u64,

@@ -177,6 +177,8 @@ counters! {
     resent;
     /// Questions for the outcome of a transaction
     asked;
+    /// Those answered by a TC that has nothing of the transaction: the partition's primary is asked
+    disowned;
     /// Commits reported as pending
     pending;
     /// Commits whose outcome was learned after they had been reported as pending
@@ -308,6 +310,11 @@ impl Client {
     /// Messages tried again, by the error that they had failed with.
     pub fn retried(&self) -> &BTreeMap<ErrorCode, u64> {
         &self.retried
+    }
+
+    /// The number of its commits up to which it has all answers.
+    pub fn mark(&self) -> u64 {
+        self.session.mark()
     }
 
     /// Messages that await an answer, or wait to be sent again.

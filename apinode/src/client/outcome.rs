@@ -69,6 +69,7 @@ impl Client {
         let slot = conf.request;
         let call = self.calls.answered(slot, Stage::Asking(link))?;
         if conf.status == Status::Disowned {
+            self.counters.disowned += 1;
             self.calls.get_mut(slot).disowned = true;
             self.ask(slot);
             return Ok(());

@@ -383,7 +383,10 @@ impl Client {
         let handle = self.handle_of(slot);
         let call = self.calls.get_mut(slot);
         let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
-        let (timestamp, transaction) = (call.timestamp, call.committing.then_some(call.token));
+        // What only read leaves nothing to ask for.
+        let writes = matches!(call.work, Work::Statement(statement) if statement.writes);
+        let (timestamp, transaction) =
+            (call.timestamp, (call.committing && writes).then_some(call.token));
         self.release(slot);
         if let Owner::Request(token) = owner {
             self.answer(token, Answer::Statement { state, epoch, token: transaction, timestamp, results });

@@ -7,6 +7,7 @@
 //! | [`workload`] | what clients do, and what must come of it |
 //! | [`scenario`] | a cluster, workloads and faults, made from a seed |
 //! | [`fault`] | what goes wrong |
+//! | [`inquiry`] | who asks what became of commits, and hears it one way |
 //! | [`run`] | one seed from start to verdict |
 //! | [`many`] | many seeds, on all cores |
 //! | [`history`], [`checkers`] | what clients saw, and the judges of it |
@@ -14,6 +15,7 @@
 pub mod checkers;
 pub mod fault;
 pub mod history;
+pub mod inquiry;
 pub mod many;
 pub mod run;
 pub mod scenario;

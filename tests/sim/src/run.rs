@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use twofold_apinode::request::{Answer, Request};
 use twofold_proto::{
     error::ErrorCode,
-    ids::PartitionId,
+    ids::{PartitionId, TransactionId},
     message::Status,
     operation::{BodyRef, Projection},
     placement::PartitionMap,
@@ -27,6 +27,7 @@ use crate::{
         replicas::{Replicas, RowSummary},
     },
     fault::{Faults, GROUP_DIES, newest_view},
+    inquiry::{self, Inquiry},
     scenario::{Profile, Scenario, TRANSACTIONS_MIN},
     workload::{Context, Rows, Step, Workload, rows},
     world::{
@@ -42,6 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WORK_MAX: Duration = Duration::from_secs(90);
 /// How often the primaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(7);
+
+/// How often somebody asks what became of a commit, on average, and how soon again if that could not be said.
+const ASK_EVERY: Duration = Duration::from_millis(8);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// How many commits are asked about when all is quiet.
+const QUESTIONS: usize = 60;
 
 /// Tokens of requests that are no user's.
 const OWN: u64 = u64::MAX << 32;
@@ -71,6 +78,8 @@ struct User {
     client: usize,
     /// The place of the client that it has asked last.
     asked: usize,
+    /// The transaction that it has asked about.
+    question: Option<TransactionId>,
     /// Counts its requests and its sleeps: answers and wakes of another number are old.
     serial: u32,
     busy: bool,
@@ -91,11 +100,13 @@ struct Run<'a> {
     own_requests: u64,
     next_look: Time,
     transactions: u64,
+    inquiry: Inquiry,
     client_marks: BTreeMap<String, u64>,
 }
 
 /// Names of wakes that are no user's.
 const FAULT: u64 = u64::MAX;
+const QUESTION: u64 = u64::MAX - 1;
 
 /// Runs a scenario.
 ///
@@ -112,6 +123,7 @@ pub fn run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, Violation>
         scenario,
         world,
         faults: Faults::new(random.fork(), scenario.profile),
+        inquiry: Inquiry::new(random.fork()),
         random,
         workloads: Vec::new(),
         users: Vec::new(),
@@ -218,17 +230,25 @@ impl Run<'_> {
                     self.answer = Some((token, answer));
                     return;
                 }
+                if token & OWN == inquiry::REQUESTS {
+                    if self.inquiry.answered(token, &answer, self.world.now()) {
+                        self.world.wake_me(self.world.now() + ASK_AGAIN, QUESTION);
+                    }
+                    return;
+                }
                 let (place, serial) = ((token >> 32) as usize, token as u32);
                 let user = &mut self.users[place];
                 if user.serial != serial || !user.busy || user.asked != process {
                     return;
                 }
                 user.busy = false;
+                self.hear(place, &answer);
                 let step = self
                     .with_user(place, |workload, number, context| workload.answered(number, answer, context));
                 self.go_on(place, step);
             }
-            Output::Died { process, .. } => {
+            Output::Died { process, session } => {
+                self.inquiry.died(process, session, self.world.now());
                 for place in 0..self.users.len() {
                     if self.users[place].client == process {
                         self.with_user(place, |workload, number, context| workload.died(number, context));
@@ -246,6 +266,7 @@ impl Run<'_> {
                 }
             }
             Output::Wake(FAULT) => self.strike(),
+            Output::Wake(QUESTION) => self.inquire(),
             Output::Wake(name) => {
                 let (place, serial) = ((name >> 32) as usize, name as u32);
                 let user = self.users.get(place);
@@ -254,6 +275,42 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Somebody is told how a commit ended: the user who made it, or one who asks.
+    fn hear(&mut self, place: usize, answer: &Answer) {
+        let User { asked, question, .. } = self.users[place];
+        let (session, now) = (self.world.processes()[asked].incarnation, self.world.now());
+        match (question, answer) {
+            (Some(transaction), Answer::Status(Status::Decided(outcome))) => {
+                self.inquiry.note(transaction, session, now, *outcome);
+            }
+            _ => {
+                if self.inquiry.heard(asked, session, answer, now) && self.random.one_in(8) {
+                    self.inquiry.ask_at_once(&mut self.world);
+                }
+            }
+        }
+    }
+
+    /// Somebody asks about some commit.
+    fn inquire(&mut self) {
+        let clients = self.ready_clients();
+        self.inquiry.ask_again(&mut self.world, &clients);
+        if !self.ending {
+            self.inquiry.ask(&mut self.world, &clients, false);
+            self.plan_question();
+        }
+    }
+
+    fn plan_question(&mut self) {
+        let micros = self.random.below(2 * ASK_EVERY.as_micros() as u64);
+        self.world.wake_me(self.world.now() + Duration::from_micros(micros), QUESTION);
+    }
+
+    fn ready_clients(&self) -> Vec<usize> {
+        let places = self.world.places(Kind::Client).into_iter();
+        places.filter(|&place| self.client_is_ready(place, &[])).collect()
     }
 
     fn tables(&self) -> Vec<String> {
@@ -304,6 +361,10 @@ impl Run<'_> {
         };
         let user = &mut self.users[place];
         user.asked = client;
+        user.question = match &step {
+            Step::Ask(Request::Status(token)) => Some(token.transaction),
+            _ => None,
+        };
         match step {
             Step::Ask(request) => {
                 user.busy = true;
@@ -343,7 +404,8 @@ impl Run<'_> {
                 let client = clients[self.users.len() % clients.len()];
                 // No token or wake of an earlier round is one of this.
                 let serial = self.random.next_u64() as u32;
-                self.users.push(User { workload, number, client, asked: client, serial, busy: false });
+                let (asked, question) = (client, None);
+                self.users.push(User { workload, number, client, asked, question, serial, busy: false });
             }
         }
         for place in 0..self.users.len() {
@@ -362,6 +424,7 @@ impl Run<'_> {
         if self.scenario.faults > 0 && self.scenario.profile != Profile::Loss {
             self.plan_fault();
         }
+        self.plan_question();
         let wanted = self.scenario.faults;
         self.until("the work of a round", WORK_MAX, |run| {
             let faults = run.scenario.profile == Profile::Loss || run.faults.count() >= wanted;
@@ -407,12 +470,61 @@ impl Run<'_> {
         assert_eq!(restarts, expected, "the cluster began anew though no node group was killed");
     }
 
+    /// Asks about commits of sessions that are there and of some that have ended, now and so long ago that the cluster has
+    /// forgotten them. All get an answer.
+    fn ask_late(&mut self) {
+        self.ask_all();
+        if !self.random.one_in(3) {
+            return;
+        }
+        for place in self.world.places(Kind::Client) {
+            if !self.random.one_in(3) {
+                self.end_client(place);
+            }
+        }
+        self.until("clients come back", PATIENCE, |run| run.is_settled());
+        self.ask_all();
+        let millis = match self.random.below(6) {
+            0 => self.random.between(60_000, 62_000),
+            _ => self.random.between(10_000, 16_000),
+        };
+        self.pass(Duration::from_millis(millis));
+        self.ask_all();
+    }
+
+    fn ask_all(&mut self) {
+        let clients = self.ready_clients();
+        for _ in 0..QUESTIONS {
+            self.inquiry.ask(&mut self.world, &clients, true);
+        }
+        self.until("an answer to every question", PATIENCE, |run| run.inquiry.is_settled());
+    }
+
+    /// A client ends: in order, when it has told all workers so, or not.
+    fn end_client(&mut self, place: usize) {
+        if self.random.one_in(2) {
+            self.world.stop(place);
+            self.pass(Duration::from_millis(50));
+        }
+        let host = self.random.one_in(3);
+        self.world.kill(place, host);
+    }
+
+    /// Nothing but time passes.
+    fn pass(&mut self, span: Duration) {
+        let end = self.world.now() + span;
+        while self.world.now() < end {
+            self.advance(end);
+        }
+    }
+
     fn is_settled(&self) -> bool {
         let settled = |user: &User| !user.busy && self.workloads[user.workload].is_settled(user.number);
         let view = newest_view(&self.world);
         self.users.iter().all(settled)
             && self.are_all_up(&view)
             && self.is_idle()
+            && self.inquiry.is_settled()
             && self.client_is_ready(self.world.places(Kind::Client)[0], &self.tables())
     }
 
@@ -518,6 +630,8 @@ impl Run<'_> {
     /// Settles, reads everything, compares and judges.
     fn finish(&mut self) -> Result<(), Violation> {
         self.settle();
+        self.ask_late();
+        self.inquiry.judge()?;
         checkers::replicas::check(&self.replicas())?;
         let rows = self.read_all();
         let now = self.world.now();
@@ -543,6 +657,7 @@ impl Run<'_> {
         });
         self.users.clear();
         self.until("the new cluster comes to rest", PATIENCE, |run| run.is_idle());
+        self.inquiry.begin_anew();
         let old = self.scenario.workload(mix[0].0, 0).tables();
         let rows = self.read_all();
         for table in old {
@@ -611,11 +726,13 @@ impl Run<'_> {
             ("a scan was answered", totals.scans),
         ];
         let mut marks = std::mem::take(&mut self.client_marks);
+        marks.append(&mut self.inquiry.marks);
         for client in self.world.processes().iter().filter_map(Process::client_machine) {
             let counters = client.counters();
             let retried = |code: ErrorCode| client.retried().get(&code).copied().unwrap_or(0);
             for (name, count) in [
                 ("an outcome was asked for", counters.asked),
+                ("a TC had nothing of a transaction that it was asked about", counters.disowned),
                 ("an outcome was reported as pending", counters.pending),
                 ("an outcome was learned late", counters.learned),
                 ("a read was sent again", counters.resent),

@@ -4,6 +4,7 @@
 //! | invariant | for |
 //! |---|---|
 //! | [`outcomes`] | every run that ends healed |
+//! | [`answers`] | what is told of outcomes |
 //! | [`registers`] | single rows: linearizability |
 //! | [`serializability`] | lists: the anomalies of transactions |
 //! | [`bank`] | transfers: what one loses the other gets |
@@ -17,6 +18,7 @@
 
 use std::fmt;
 
+pub mod answers;
 pub mod bank;
 pub mod epochs;
 pub mod lost_writes;

@@ -48,7 +48,7 @@ pub enum Message {
     FromWorker(FromWorker),
     /// To a node: the wall clock.
     WallClock(u64),
-    /// To a node: end in order.
+    /// To a node or a client: end in order.
     Stop,
     /// To a management node: this write is on disk.
     Persisted(u64),
@@ -247,6 +247,7 @@ fn step_client(machine: &mut Client, now: Time, input: Input<'_>, wanted: &mut V
             let operation = OperationRef::parse(&mut Reader::new(&bytes, "operation"));
             client::Input::Operation { token, operation: operation.expect("workloads encode operations") }
         }
+        Input::Message(Message::Stop) => client::Input::Stop,
         Input::Message(other) => panic!("{other:?} is not for a client"),
     };
     machine.step(now, input, wanted);

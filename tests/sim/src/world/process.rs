@@ -511,11 +511,12 @@ impl World {
         }
     }
 
-    /// A data node is asked to end in order; it is started again after a while.
+    /// A data node is asked to end in order; it is started again after a while. A client is asked to end its session; it
+    /// stays.
     pub fn stop(&mut self, place: usize) {
         let process = &mut self.processes[place];
-        if process.kind == Kind::Data && process.state == State::Running {
-            process.stopping = true;
+        if matches!(process.kind, Kind::Data | Kind::Client) && process.state == State::Running {
+            process.stopping = process.kind == Kind::Data;
             let id = MachineId { process: place, life: process.life, index: 0, node: process.node };
             self.post(id, Message::Stop);
         }
