@@ -28,8 +28,8 @@ pub(super) enum Peer {
         life: Life,
         /// Whether it has ever answered: then there is something to lose.
         known: bool,
-        /// The mark that it was told last.
-        marked: u64,
+        /// The mark that it was told last; none yet on this link.
+        marked: Option<u64>,
     },
 }
 
@@ -88,15 +88,16 @@ impl Client {
     }
 
     fn on_connected(&mut self, id: LinkId, incarnation: Incarnation, received: u64) {
-        let written = self.links.get(id).is_some_and(|link| link.has_written());
-        if received == 0 && written && matches!(self.peers.get(&id), Some(Peer::Worker { known: true, .. })) {
+        // A worker that has given a link up refuses one of which something had arrived here.
+        let unheard = self.links.get(id).is_some_and(|link| link.has_written() && link.received() == 0);
+        if received == 0 && unheard && matches!(self.peers.get(&id), Some(Peer::Worker { known: true, .. })) {
             // It may have processed what was written and then given the link up: not to be told twice.
             return self.renew_link(id);
         }
         if self.links.connected(id, incarnation, received).is_err() {
             return self.push_link_effect(LinkEffect::Disconnect { link: id });
         }
-        let mark = self.session.mark();
+        let mark = Some(self.session.mark());
         if let Some(Peer::Worker { known, marked, .. }) = self.peers.get_mut(&id) {
             *known = true;
             if *marked < mark {
@@ -129,7 +130,7 @@ impl Client {
         let (to, incarnation) = (link.peer(), link.incarnation());
         self.counters.links_renewed += 1;
         self.remove_link(id);
-        self.add_link(to, incarnation, Peer::Worker { life, known: false, marked: 0 });
+        self.add_link(to, incarnation, Peer::Worker { life, known: false, marked: None });
         self.find_routes();
         self.calls_lost();
     }
@@ -241,7 +242,7 @@ impl Client {
                 let to = Endpoint::new(member.node, WorkerId(worker));
                 if config.data_node(member.node).is_some() && self.links.to(to, member.incarnation).is_none()
                 {
-                    self.add_link(to, member.incarnation, Peer::Worker { life, known: false, marked: 0 });
+                    self.add_link(to, member.incarnation, Peer::Worker { life, known: false, marked: None });
                 }
             }
         }
@@ -279,8 +280,8 @@ impl Client {
             let mark = self.session.mark();
             for (&id, peer) in &mut self.peers {
                 let Peer::Worker { marked, .. } = peer else { continue };
-                if *marked < mark && self.links.get(id).is_some_and(|link| link.is_connected()) {
-                    *marked = mark;
+                if *marked < Some(mark) && self.links.get(id).is_some_and(|link| link.is_connected()) {
+                    *marked = Some(mark);
                     let link = self.links.get_mut(id).expect("just seen");
                     link.send_later(Kind::MarkOrd as u8, 0, |out| out.put_u64(mark));
                 }
@@ -290,6 +291,19 @@ impl Client {
         if self.flush_at <= self.now {
             self.flush_at = NEVER;
             self.seal_all = true;
+        }
+    }
+
+    /// Tells one worker of the mark, if it has not been: it is to be asked about a commit of this session, and answers by
+    /// what it knows to be confirmed.
+    pub(super) fn tell_mark(&mut self, id: LinkId) {
+        let mark = self.session.mark();
+        if let Some(Peer::Worker { marked, .. }) = self.peers.get_mut(&id)
+            && *marked < Some(mark)
+        {
+            *marked = Some(mark);
+            let link = self.links.get_mut(id).expect("peers have links");
+            link.send_later(Kind::MarkOrd as u8, 0, |out| out.put_u64(mark));
         }
     }
 

@@ -54,6 +54,9 @@ impl Client {
         } else {
             self.route(partition)
         };
+        if transaction.session == self.setup.incarnation {
+            self.tell_mark(id);
+        }
         let Some(link) = self.links.get_mut(id) else {
             return self.set_stage(slot, Stage::AskLater(self.now + LOOK_EVERY));
         };

@@ -385,8 +385,7 @@ impl Client {
         let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
         // What only read leaves nothing to ask for.
         let writes = matches!(call.work, Work::Statement(statement) if statement.writes);
-        let (timestamp, transaction) =
-            (call.timestamp, (call.committing && writes).then_some(call.token));
+        let (timestamp, transaction) = (call.timestamp, (call.committing && writes).then_some(call.token));
         self.release(slot);
         if let Owner::Request(token) = owner {
             self.answer(token, Answer::Statement { state, epoch, token: transaction, timestamp, results });

@@ -1,9 +1,9 @@
 //! Commits whose answer is lost or late.
 
-use twofold_proto::message::{Coordinator, Outcome, Status, StatusConf};
+use twofold_proto::message::{Coordinator, Outcome, Status, StatusConf, TransactionConf, TransactionState};
 
 use super::*;
-use crate::request::TransactionToken;
+use crate::request::{Isolation, TransactionToken};
 
 fn status(net: &mut Net, node: u16, request: u32, status: Status) {
     net.tell(worker(node), Kind::StatusConf, |out| put_control(out, &StatusConf { request, status }));
@@ -28,8 +28,12 @@ fn the_next_primary_is_asked_under_the_view_without_the_tc() {
     net.turn();
     let id = net.to(worker(12));
     let inbox = std::mem::take(&mut net.far.get_mut(&id).unwrap().inbox);
-    let [.., (Kind::ViewOrd, view), (Kind::StatusReq, question)] = &inbox[..] else { panic!("{inbox:?}") };
+    let [.., (Kind::ViewOrd, view), (Kind::MarkOrd, mark), (Kind::StatusReq, question)] = &inbox[..] else {
+        panic!("{inbox:?}")
+    };
     assert_eq!(control::<View>(view).unwrap(), net.view);
+    // What is known to be confirmed is not taken for what never came.
+    assert_eq!(mark[..], 0u64.to_le_bytes());
     let expected = StatusReq {
         request: sent.request,
         transaction: TransactionId { session: SESSION, number: sent.number },
@@ -249,4 +253,42 @@ fn a_worker_that_may_have_had_the_first_frames_and_knows_of_none_is_asked_before
     assert!(matches!(net.replies()[..], [(1, Err(_))] | [(1, Ok(_))]));
     assert!(net.arrived(11, 0).is_empty(), "it is not written a second time");
     assert_eq!(net.client.counters().links_renewed, 1);
+}
+
+#[test]
+fn a_worker_that_has_lost_nothing_keeps_its_link_although_nothing_has_reached_it() {
+    let mut net = Net::ready(1);
+    let view = net.view.clone();
+    net.tell(worker(11), Kind::ViewOrd, |out| put_control(out, &view));
+    net.operate(1, write(0));
+    net.turn();
+    let link = net.to(worker(11));
+    net.disconnect(link);
+    // What it had told was read here. It had given the link up, it would refuse to go on with it.
+    let far = net.far.get_mut(&link).unwrap();
+    far.link = Link::new(far.link.peer(), far.link.incarnation());
+    far.link.send(Kind::ViewOrd as u8, 0, |out| put_control(out, &view));
+    far.link.seal(Epoch::new(1, 5), false);
+    (far.frames, far.inbox) = (0, Vec::new());
+    net.connect(link);
+    assert_eq!(net.to(worker(11)), link);
+    assert_eq!((net.one_write(11).number, net.client.counters().links_renewed), (1, 0));
+}
+
+#[test]
+fn what_only_read_has_nothing_to_ask_for() {
+    for (lock, writes) in [(LockMode::Shared, false), (LockMode::Exclusive, true)] {
+        let mut net = Net::ready(1);
+        let operation = if writes { write(0) } else { OperationRef { lock, ..read(0) } };
+        let (operations, isolation) = (operations(&[operation]), Isolation::ReadCommitted);
+        net.submit(1, Request::Transaction { operations, isolation, options: Options::default() });
+        let request = net.one_statement(11).request;
+        net.tell(worker(11), Kind::TransactionConf, |out| {
+            let state = TransactionState::Committed;
+            TransactionConf { request, state, epoch: Epoch(9), results: 1 }.encode(out);
+            out.put_block(&[]);
+        });
+        let Answer::Statement { token, .. } = net.answer() else { panic!("it is committed") };
+        assert_eq!(token.is_some(), writes);
+    }
 }
