@@ -895,6 +895,8 @@ pub struct CopyBeginOrd {
     pub number: u64,
     /// The outcomes that somebody may yet ask for.
     pub outcomes: Vec<KeptOutcome>,
+    /// The commit numbers up to which sessions have all answers: their outcomes may be missing. With the first message.
+    pub marks: Vec<(Incarnation, u64)>,
     /// The newest epoch of which an outcome was forgotten that its session had not confirmed.
     pub forgotten: Epoch,
 }

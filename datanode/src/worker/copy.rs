@@ -64,10 +64,12 @@ impl Worker {
         let state = &self.partitions[usize::from(partition.0)];
         let Some(out) = self.links.get_mut(link) else { return };
         let (number, forgotten) = (state.number, self.outcomes.forgotten());
+        let mut marks = self.outcomes.marks();
         let mut left = &outcomes[..];
         loop {
             let (outcomes, later) = left.split_at(left.len().min(OUTCOMES_IN_MESSAGE));
-            let begin = CopyBeginOrd { partition, number, outcomes: outcomes.to_vec(), forgotten };
+            let (outcomes, marks) = (outcomes.to_vec(), std::mem::take(&mut marks));
+            let begin = CopyBeginOrd { partition, number, outcomes, marks, forgotten };
             out.send(Kind::CopyBeginOrd as u8, 0, |out| put_control(out, &begin));
             left = later;
             if left.is_empty() {
@@ -164,6 +166,9 @@ impl Worker {
             let state = self.partition(begin.partition);
             state.number = state.number.max(begin.number);
             self.outcomes.forget_to(begin.forgotten);
+            for (session, mark) in begin.marks {
+                self.outcomes.learn_mark(session, mark, self.now);
+            }
             for outcome in &begin.outcomes {
                 self.outcomes.learn(begin.partition, outcome);
             }

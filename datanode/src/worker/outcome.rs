@@ -42,8 +42,9 @@ struct Record {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Session {
-    /// The commit number up to which it has all answers.
-    mark: u64,
+    /// The commit number up to which it has all answers, once it has said so, here or where a partition was copied from:
+    /// what is above is kept.
+    mark: Option<u64>,
     /// Since when it has no connection here.
     gone: Option<Time>,
 }
@@ -172,9 +173,30 @@ impl Outcomes {
     /// The session has all answers up to this commit number.
     pub fn mark(&mut self, session: Incarnation, mark: u64) {
         let state = self.sessions.entry(session).or_default();
-        state.mark = state.mark.max(mark);
-        let mark = state.mark;
+        let mark = state.mark.map_or(mark, |known| known.max(mark));
+        state.mark = Some(mark);
         self.forget(session, |record| record.commit_number <= mark);
+    }
+
+    /// The marks that are known here, for a joining node: it gets no outcomes that were forgotten for them.
+    pub fn marks(&self) -> Vec<(Incarnation, u64)> {
+        let marks = self.sessions.iter().filter_map(|(session, state)| Some((*session, state.mark?)));
+        marks.collect()
+    }
+
+    /// Another replica has heard this mark.
+    pub fn learn_mark(&mut self, session: Incarnation, mark: u64, now: Time) {
+        self.session(session, now);
+        self.mark(session, mark);
+    }
+
+    /// A session that has written here. It may have yet to connect, or never will.
+    fn session(&mut self, session: Incarnation, now: Time) -> &Session {
+        let gone = &mut self.gone;
+        self.sessions.entry(session).or_insert_with(|| {
+            gone.push_back((now, session));
+            Session { mark: None, gone: Some(now) }
+        })
     }
 
     fn forget(&mut self, session: Incarnation, done: impl Fn(&Record) -> bool) {
@@ -192,7 +214,7 @@ impl Outcomes {
     }
 
     pub fn has_confirmed(&self, session: Incarnation, commit_number: u64) -> bool {
-        self.sessions.get(&session).is_some_and(|session| commit_number <= session.mark)
+        self.sessions.get(&session).is_some_and(|session| Some(commit_number) <= session.mark)
     }
 
     /// Whether the outcome of a commit that was asked for in this epoch may have been forgotten.
@@ -200,9 +222,9 @@ impl Outcomes {
         self.forgotten > Epoch::default() && epoch <= self.forgotten
     }
 
-    /// Whether the session has been here and has not ended for long: then its mark and its outcomes are known.
+    /// Whether the session has told its mark and has not ended for long: then all outcomes above that are kept.
     pub fn knows(&self, session: Incarnation) -> bool {
-        self.sessions.contains_key(&session)
+        self.sessions.get(&session).is_some_and(|session| session.mark.is_some())
     }
 
     fn has_link(&self, session: Incarnation) -> bool {
@@ -239,13 +261,8 @@ impl Outcomes {
             let (epoch, mut records) = entry.remove_entry();
             self.recent -= records.len();
             for record in records.drain(..) {
-                let session = record.transaction.session;
-                let state = self.sessions.entry(session).or_insert_with(|| {
-                    // It has yet to connect here, or never will.
-                    self.gone.push_back((now, session));
-                    Session { mark: 0, gone: Some(now) }
-                });
-                if record.commit_number > state.mark {
+                let state = self.session(record.transaction.session, now);
+                if record.commit_number > state.mark.unwrap_or(0) {
                     self.unconfirmed.insert((record.transaction, record.partition), (epoch, record));
                 }
             }
