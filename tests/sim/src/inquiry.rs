@@ -173,8 +173,12 @@ impl Inquiry {
         }
         if let Some(&ended) = self.ended.get(&session) {
             marks.push(match world.now().since(ended) {
-                past if past > Duration::from_secs(60) => "an outcome was asked for 60 s after its session's end",
-                past if past > Duration::from_secs(10) => "an outcome was asked for 10 s after its session's end",
+                past if past > Duration::from_secs(60) => {
+                    "an outcome was asked for 60 s after its session's end"
+                }
+                past if past > Duration::from_secs(10) => {
+                    "an outcome was asked for 10 s after its session's end"
+                }
                 _ => "an outcome was asked for after its session's end",
             });
         }

@@ -631,6 +631,8 @@ impl Run<'_> {
     fn finish(&mut self) -> Result<(), Violation> {
         self.settle();
         self.ask_late();
+        // Expired rows are freed at any time.
+        self.until("all is quiet", PATIENCE, |run| run.is_settled());
         self.inquiry.judge()?;
         checkers::replicas::check(&self.replicas())?;
         let rows = self.read_all();
