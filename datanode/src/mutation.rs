@@ -33,6 +33,8 @@ pub enum Mutation {
     KeepStaleCopy,
     /// A committed read does not wait for a writer that may be committed already.
     ReadThroughPrepared,
+    /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
+    ConfirmBySlotAlone,
 }
 
 impl Mutation {
@@ -51,5 +53,6 @@ impl Mutation {
         Mutation::SkipReadLocks,
         Mutation::KeepStaleCopy,
         Mutation::ReadThroughPrepared,
+        Mutation::ConfirmBySlotAlone,
     ];
 }

@@ -127,6 +127,8 @@ counters! {
     purged;
     /// Clients given up because they did not read their answers.
     clients_dropped;
+    /// Acknowledgements that came when their write set was decided, and its slot another partition's with its number.
+    strayed;
 }
 
 /// What is known of the other end of a link.
@@ -255,6 +257,9 @@ pub struct Worker {
     seal_all: bool,
     scratch: Vec<u8>,
     purge: epoch::Purge,
+    /// For the simulator: how many write sets it has confirmed; by partition, the last one's number, and under which view.
+    #[cfg(feature = "mutations")]
+    confirmed: (u64, BTreeMap<PartitionId, (u64, ViewNumber)>),
     effects: Vec<Effect>,
     counters: Counters,
     #[cfg(feature = "mutations")]
@@ -318,6 +323,8 @@ impl Worker {
             seal_all: false,
             scratch: Vec::new(),
             purge: epoch::Purge::default(),
+            #[cfg(feature = "mutations")]
+            confirmed: Default::default(),
             effects: Vec::new(),
             counters: Counters::default(),
             #[cfg(feature = "mutations")]
@@ -364,6 +371,32 @@ impl Worker {
     /// Whether it would serve this partition at this time, if nothing else came before. For the simulator.
     pub fn would_serve(&self, partition: PartitionId, now: Time) -> bool {
         self.serves(partition) && self.has_lease_at(now)
+    }
+
+    /// How many write sets it has confirmed. For the simulator.
+    #[cfg(feature = "mutations")]
+    pub fn confirmations(&self) -> u64 {
+        self.confirmed.0
+    }
+
+    /// The number of the newest write set of a partition that this worker has seen. For the simulator.
+    pub fn newest_number(&self, partition: PartitionId) -> u64 {
+        self.partitions[usize::from(partition.0)].number
+    }
+
+    /// The write set of a partition that was confirmed here last, if that was under the newest view, and who has to have
+    /// it. For the simulator.
+    #[cfg(feature = "mutations")]
+    pub fn confirmed_at(
+        &self,
+        partition: PartitionId,
+    ) -> Option<(u64, impl Iterator<Item = (Endpoint, Incarnation)>)> {
+        let state = &self.partitions[usize::from(partition.0)];
+        let &(number, view) = self.confirmed.1.get(&partition)?;
+        let links = state.replicas.iter().filter(|(_, counts)| *counts);
+        let replicas =
+            links.filter_map(|(link, _)| self.links.get(*link)).map(|link| (link.peer(), link.incarnation()));
+        (view == self.view.number && state.serving).then_some((number, replicas))
     }
 
     /// Switches a deliberate fault on, for the tests of the checkers.

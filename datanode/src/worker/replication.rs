@@ -219,12 +219,17 @@ impl Worker {
             Action::Confirm { slot, partition, number, view } => {
                 // Under a newer view it was put to wait again, or is another primary's.
                 // A slot is used again; a number names a write set of its partition alone.
-                let waits = |set: &&WriteSet| {
-                    (set.header.partition, set.header.number) == (partition, number)
-                        && !set.confirmed
-                        && set.awaits == view
-                };
+                let waits =
+                    |set: &&WriteSet| set.header.number == number && !set.confirmed && set.awaits == view;
                 let Some(write_set) = self.write_sets.get(slot).filter(waits) else { return };
+                if write_set.header.partition != partition {
+                    self.counters.strayed += 1;
+                    #[cfg(feature = "mutations")]
+                    if self.mutated(crate::mutation::Mutation::ConfirmBySlotAlone) {
+                        return self.confirmed(slot);
+                    }
+                    return;
+                }
                 let state = &self.partitions[usize::from(write_set.header.partition.0)];
                 if state.primary == Some(self.own) && state.serving {
                     self.confirmed(slot);
@@ -246,6 +251,11 @@ impl Worker {
         let write_set = self.write_sets.get_mut(slot).expect("it is open");
         write_set.confirmed = true;
         let header = write_set.header;
+        #[cfg(feature = "mutations")]
+        {
+            self.confirmed.0 += 1;
+            self.confirmed.1.insert(header.partition, (header.number, self.view.number));
+        }
         if header.refusal {
             return self.decide(slot, Outcome::Aborted);
         }

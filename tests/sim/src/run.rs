@@ -726,6 +726,10 @@ impl Run<'_> {
             ("a request came to a worker that did not serve", totals.not_serving),
             ("an expired row was purged", totals.purged),
             ("a scan was answered", totals.scans),
+            (
+                "an acknowledgement met another partition's write set of its number in its slot",
+                totals.strayed,
+            ),
         ];
         let mut marks = std::mem::take(&mut self.client_marks);
         marks.append(&mut self.inquiry.marks);

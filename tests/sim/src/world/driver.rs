@@ -84,6 +84,8 @@ pub struct Driver {
     failed: VecDeque<Failed>,
     broken: VecDeque<LinkId>,
     unwritten: Vec<LinkId>,
+    /// Of a worker: how many confirmed write sets were looked at.
+    confirmations: u64,
     /// When its next turn is.
     pub turn_at: Option<Time>,
     /// When what it did in the last turn leaves.
@@ -104,6 +106,7 @@ impl Driver {
             failed: VecDeque::new(),
             broken: VecDeque::new(),
             unwritten: Vec::new(),
+            confirmations: 0,
             turn_at: None,
             flush_at: None,
         }
@@ -306,6 +309,12 @@ impl World {
         self.record(id, &input);
         let mut effects = Vec::new();
         driver.actor.step(local, input, &mut effects);
+        if let Actor::Worker(worker) = &driver.actor
+            && worker.confirmations() > driver.confirmations
+        {
+            driver.confirmations = worker.confirmations();
+            self.check_confirmed(id, worker);
+        }
         self.carry_out(id, driver, effects);
         if self.trace.steps.is_multiple_of(self.check_every) {
             driver.actor.check();

@@ -18,7 +18,10 @@ use std::{
 };
 
 use twofold_apinode::request::{Answer, Request};
-use twofold_datanode::{mutation::Mutation, worker::Counters};
+use twofold_datanode::{
+    mutation::Mutation,
+    worker::{Counters, Worker},
+};
 use twofold_proto::{
     config::ClusterConfig,
     ids::{Incarnation, NodeId, PartitionId},
@@ -136,6 +139,7 @@ impl Totals {
         sum.planted += counters.planted;
         sum.not_serving += counters.not_serving;
         sum.purged += counters.purged;
+        sum.strayed += counters.strayed;
     }
 }
 
@@ -473,6 +477,28 @@ impl World {
                 other => format!("{other:?}"),
             };
             self.trace.say(self.now, || format!("{id} < {what}"));
+        }
+    }
+
+    /// Panics if a worker took a write set for confirmed that a replica does not have that its view counts. A replica under
+    /// a newer view may have dropped it since.
+    pub(crate) fn check_confirmed(&self, id: MachineId, worker: &Worker) {
+        for partition in (0..self.config.partitions).map(PartitionId) {
+            let Some((number, replicas)) = worker.confirmed_at(partition) else { continue };
+            for (endpoint, incarnation) in replicas {
+                let is = |process: &&Process| process.node == endpoint.node && process.kind == Kind::Data;
+                let process = self.processes.iter().find(is).filter(|other| other.incarnation == incarnation);
+                let Some(replica) =
+                    process.and_then(|process| process.worker_machines().nth(endpoint.worker.0.into()))
+                else {
+                    continue;
+                };
+                assert!(
+                    replica.newest_number(partition) >= number
+                        || replica.view().number > worker.view().number,
+                    "write set {number} of {partition:?} is confirmed at {id} and has not reached {endpoint:?}"
+                );
+            }
         }
     }
 
