@@ -104,14 +104,34 @@ impl Scenario {
         let mut random = Random::new(seed);
         let profile = match mutation {
             Mutation::IgnoreLease | Mutation::SkipFence => *random.pick(&[Profile::Pauses, Profile::Network]),
+            Mutation::ConfirmBySlotAlone => Profile::Network,
             Mutation::NotFoundMeansAborted => *random.pick(&[Profile::Network, Profile::Pauses]),
             _ => *random.pick(&[Profile::Deaths, Profile::Everything, Profile::Pauses]),
         };
         let mut scenario = Scenario::with(seed, profile, &mut random);
         scenario.impatient |= mutation == Mutation::NotFoundMeansAborted;
+        if mutation == Mutation::ConfirmBySlotAlone {
+            scenario.crowd(&mut random);
+        }
         scenario.mutation = Some(mutation);
         scenario.faults += 6;
         scenario
+    }
+
+    /// Few partitions in two groups of one worker a node, so that their write sets have like numbers; and many users at few
+    /// rows, who take locks from each other, so that transactions are aborted as soon as they are prepared.
+    fn crowd(&mut self, random: &mut Random) {
+        let nodes = 2 * u16::from(self.config.replicas.clamp(2, 3));
+        let (management, clients) = (self.config.management_nodes.len(), self.config.api_nodes.len());
+        self.config = config(
+            (nodes / 2) as u8,
+            nodes,
+            management as u16,
+            clients as u16,
+            random.between(48, 64) as u16,
+        );
+        self.workers = vec![1; nodes.into()];
+        self.mix = vec![(Mix::Bank(8), 12), (Mix::Lists(8), 12), (Mix::ListsReadCommitted(8), 12)];
     }
 
     fn with(seed: u64, profile: Profile, random: &mut Random) -> Scenario {

@@ -46,6 +46,16 @@ const RARE: &[&str] = &[
     "a transaction was tried again after a deadlock",
     "a transaction was tried again after its primary changed",
     "a connection replaced another",
+    "a TC had nothing of a transaction that it was asked about",
+    "a question was answered as finished",
+    "an outcome was asked for by its own session",
+    "an outcome above its session's mark was asked for",
+    "an outcome was asked for by another session",
+    "an outcome was asked for after its session's end",
+    "an outcome was asked for 10 s after its session's end",
+    "an outcome was asked for 60 s after its session's end",
+    "an outcome was asked for of a partition that its TC has no replica of",
+    "an acknowledgement met another partition's write set of its number in its slot",
 ];
 
 fn threads() -> usize {
