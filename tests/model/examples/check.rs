@@ -16,18 +16,19 @@ fn main() {
     let name = arguments.next().unwrap_or_default();
     let mutation = arguments.next().unwrap_or("-".into());
     let property: Option<&'static str> = arguments.next().map(|name| &*name.leak());
-    let base = name.strip_prefix("impatient-").unwrap_or(&name);
+    let (impatient, questioned) = (name.starts_with("impatient-"), name.starts_with("questioned-"));
+    let base = name.trim_start_matches("impatient-").trim_start_matches("questioned-");
     let config = Config::all().into_iter().find(|config| config.name == base);
     let known = Mutation::ALL.into_iter().find(|known| format!("{known:?}") == mutation);
     let (Some(config), true) = (config, known.is_some() || mutation == "-") else {
         let names: Vec<_> = Config::all().iter().map(|config| config.name).collect();
         println!(
-            "CONFIGURATION [MUTATION [PROPERTY]]\nconfigurations, also with impatient- before: {names:?}"
+            "CONFIGURATION [MUTATION [PROPERTY]]\nconfigurations, also with impatient- or questioned- before: {names:?}"
         );
         println!("mutations: {:?}", Mutation::ALL);
         return;
     };
-    let config = Config { impatient: name != base, mutation: known, ..config };
+    let config = Config { impatient, questioned, mutation: known, ..config };
     let report = check(config, property);
     println!("{name} {mutation}: {} states; reached: {:?}", report.states, report.reached);
     for (property, path) in report.failures {

@@ -84,13 +84,15 @@ pub enum Mutation {
     DecideAlone,
     /// A new primary does not wait until those who left are fenced.
     SkipFence,
+    /// A TC that has told another session that it has nothing of the transaction takes it when it comes.
+    AcceptDisowned,
     /// A TC counts a confirmation from before the change of the primary. Not a fault: see docs/model.md.
     CountDeposedConfirmation,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 23] = [
+    pub const ALL: [Mutation; 24] = [
         Mutation::ForgetBeforeMark,
         Mutation::ForgetBeforeComplete,
         Mutation::NotFoundIsAborted,
@@ -113,6 +115,7 @@ impl Mutation {
         Mutation::CommitOnFirstConfirmation,
         Mutation::DecideAlone,
         Mutation::SkipFence,
+        Mutation::AcceptDisowned,
         Mutation::CountDeposedConfirmation,
     ];
 }
@@ -136,6 +139,8 @@ pub struct Config {
     pub script: Vec<(Node, Member)>,
     /// Whether the client may ask participants although the TC is in its view.
     pub impatient: bool,
+    /// Whether the transaction has yet to come to the TC, and another session asks what became of it.
+    pub questioned: bool,
     /// The rule that is broken.
     pub mutation: Option<Mutation>,
 }
@@ -174,6 +179,7 @@ impl Config {
             drops,
             script: Vec::new(),
             impatient: false,
+            questioned: false,
             mutation: None,
         }
     }
@@ -296,6 +302,11 @@ impl Config {
     /// With an impatient client.
     pub fn impatient(self) -> Config {
         Config { impatient: true, ..self }
+    }
+
+    /// With another session that asks, from before the transaction comes to the TC.
+    pub fn questioned(self) -> Config {
+        Config { questioned: true, ..self }
     }
 
     /// With a broken rule.

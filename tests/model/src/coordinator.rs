@@ -2,11 +2,52 @@
 
 use crate::{
     Model,
-    config::{Mutation, Partition},
-    state::{Coordinator, Frame, Message, State},
+    config::{Member, Mutation, Partition, Party},
+    state::{Coordinator, Frame, Message, Record, Role, State, Stranger},
 };
 
 impl Model {
+    /// The request arrives. Its operations are done at once, if all participants have a primary that listens: that and the
+    /// TC tell each other of views.
+    pub(crate) fn arrive(&self, state: &mut State) {
+        let primaries = |state: &State| {
+            let view = *state.view(self.coordinator);
+            [0, 1].map(|partition| self.primary(&view, partition))
+        };
+        let newest = primaries(state).map(|party| state.view_number(party)).into_iter().max().unwrap_or(0);
+        if self.has_coordinator(&state.views[usize::from(newest)]) {
+            self.adopt(state, self.coordinator, newest);
+        }
+        let (primaries, number) = (primaries(state), state.view_number(self.coordinator));
+        for party in primaries {
+            if self.member(state.view(self.coordinator), party) != Member::Out {
+                self.adopt(state, party, number);
+            }
+        }
+        let listens = |&party: &Party| {
+            let worker = state.at(party);
+            worker.role == Role::Primary
+                && worker.record == Record::None
+                && self.has_coordinator(state.view(party))
+                && !state.is_fenced(self, party)
+        };
+        if state.coordinator == Coordinator::Refusing || !primaries.iter().all(listens) {
+            return self.abort(state);
+        }
+        state.coordinator = Coordinator::Executing;
+        for party in primaries {
+            state.at_mut(party).record = Record::Operations;
+        }
+    }
+
+    /// Another session asks the TC, which has nothing of the transaction.
+    pub(crate) fn disown(&self, state: &mut State) {
+        state.stranger = Some(Stranger::Disowned);
+        if state.coordinator == Coordinator::Coming && !self.breaks(Mutation::AcceptDisowned) {
+            state.coordinator = Coordinator::Refusing;
+        }
+    }
+
     /// Sends Prepare or the decision to a participant's primary.
     fn to_participant(&self, state: &mut State, partition: Partition, message: Message) {
         let primary = self.primary(state.view(self.coordinator), partition);
@@ -86,7 +127,10 @@ impl Model {
                 Coordinator::Decided(commit, confirmed) if confirmed & 1 << partition == 0 => {
                     self.to_participant(state, partition, Message::DecideReq(commit));
                 }
-                Coordinator::Decided(..) | Coordinator::Done => {}
+                Coordinator::Coming
+                | Coordinator::Refusing
+                | Coordinator::Decided(..)
+                | Coordinator::Done => {}
             }
         }
     }

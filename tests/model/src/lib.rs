@@ -17,7 +17,7 @@ use stateright::Property;
 
 use crate::{
     config::{Config, Member, Mutation, Partition, Party, View},
-    state::{Client, Coordinator, Frame, Message, Record, Role, State},
+    state::{Client, Coordinator, Frame, Message, Record, Role, State, Stranger},
 };
 
 /// The model of one configuration.
@@ -57,6 +57,12 @@ pub enum Action {
     },
     /// The TC gives the transaction up before Prepare.
     Abort,
+    /// The transaction comes to the TC.
+    Arrive,
+    /// Another session asks the TC, which has nothing of the transaction, or no more.
+    Disown,
+    /// That session asks this primary.
+    Inquire(Party),
     /// The TC's answer reaches the client.
     Hear,
     /// The client, which knows this view by now, asks the primary of a participant.
@@ -70,13 +76,13 @@ impl Model {
     /// without need not, nor does a next view.
     fn is_due(&self, state: &State, action: Action) -> bool {
         match action {
-            Action::View(_) | Action::Forget(_) => false,
+            Action::View(_) | Action::Forget(_) | Action::Disown => false,
             Action::Adopt(party, _) => !state.is_deposed(self, party),
             Action::Deliver { from, to, .. } => !state.is_deposed(self, from) && !state.is_deposed(self, to),
-            Action::Prepare { .. } | Action::Abort | Action::Hear => {
+            Action::Arrive | Action::Prepare { .. } | Action::Abort | Action::Hear => {
                 !state.is_deposed(self, self.coordinator)
             }
-            Action::Fence(_) | Action::Ask(..) => true,
+            Action::Fence(_) | Action::Ask(..) | Action::Inquire(_) => true,
         }
     }
 
@@ -100,6 +106,7 @@ impl Model {
         }
         self.coordinator_actions(state, actions);
         self.client_actions(state, actions);
+        self.stranger_actions(state, actions);
     }
 
     /// Whether a party goes on under this view. A worker that is dropped never learns of it: what it does not do any
@@ -147,6 +154,13 @@ impl Model {
     }
 
     fn coordinator_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let comes = matches!(state.coordinator, Coordinator::Coming | Coordinator::Refusing);
+        if comes {
+            actions.push(Action::Arrive);
+        }
+        if state.stranger == Some(Stranger::Curious) && (comes || state.coordinator == Coordinator::Done) {
+            actions.push(Action::Disown);
+        }
         if state.coordinator == Coordinator::Executing {
             let own = state.at(self.coordinator).record == Record::Operations;
             if !(own && state.is_fenced(self, self.coordinator)) {
@@ -160,6 +174,19 @@ impl Model {
         if self.breaks(Mutation::AbortAfterPrepare) && matches!(state.coordinator, Coordinator::Preparing(_))
         {
             actions.push(Action::Abort);
+        }
+    }
+
+    /// What another session may ask that the TC has sent on. A primary answers at once, but while something is open.
+    fn stranger_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.stranger == Some(Stranger::Disowned) {
+            let decided = |party| match state.at(party).record {
+                Record::Prepared => false,
+                Record::Refused => self.is_confirmed(state, party),
+                _ => true,
+            };
+            let answers = |&party: &Party| state.serves(self, party) && decided(party);
+            actions.extend((0..self.client()).filter(answers).map(Action::Inquire));
         }
     }
 
@@ -225,6 +252,17 @@ impl Model {
             }
             Action::Abort if state.coordinator == Coordinator::Executing => self.abort(state),
             Action::Abort => self.tell(state, false, 0),
+            Action::Arrive => self.arrive(state),
+            Action::Disown => self.disown(state),
+            Action::Inquire(party) => {
+                state.stranger = Some(Stranger::Answered);
+                match state.at(party).record {
+                    // «Finished».
+                    Record::Forgotten(_) => {}
+                    // Who lacks it plants nothing: the TC does not take it any more.
+                    record => state.seen[usize::from(record != Record::Committed)] = true,
+                }
+            }
             Action::Hear => self.learn(state, state.said.expect("an answer to hear")),
             Action::Ask(number, partition) => {
                 self.adopt(state, self.client(), number);

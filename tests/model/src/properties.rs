@@ -5,7 +5,7 @@ use stateright::Property;
 use crate::{
     Model,
     config::{Member, Party},
-    state::{Coordinator, Record, Role, State},
+    state::{Coordinator, Record, Role, State, Stranger},
 };
 
 /// All of them.
@@ -25,6 +25,20 @@ pub fn all() -> Vec<Property<Model>> {
         Property::sometimes("a takeover commits", |_: &Model, state: &State| {
             state.seen[0] && state.said.is_none()
         }),
+        Property::sometimes(
+            "a stranger is told of an abort that nobody decided",
+            |_: &Model, state: &State| {
+                state.stranger == Some(Stranger::Answered) && state.coordinator == Coordinator::Refusing
+            },
+        ),
+        Property::sometimes(
+            "a stranger is told of a commit that the TC has forgotten",
+            |_: &Model, state: &State| {
+                state.stranger == Some(Stranger::Answered)
+                    && state.coordinator == Coordinator::Done
+                    && state.seen[0]
+            },
+        ),
         Property::sometimes("a client learns the outcome from a participant", |_: &Model, state: &State| {
             state.client.knows.is_some() && state.said.is_none()
         }),
@@ -67,7 +81,10 @@ fn progress(model: &Model, state: &State) -> bool {
     let coordinator_is_open =
         matches!(state.coordinator, Coordinator::Preparing(_) | Coordinator::Decided(..))
             && !state.is_deposed(model, model.coordinator);
-    state.client.knows.is_some() && !coordinator_is_open && !members(model, state).any(open)
+    state.client.knows.is_some()
+        && state.stranger != Some(Stranger::Disowned)
+        && !coordinator_is_open
+        && !members(model, state).any(open)
 }
 
 /// The workers that the newest view counts.

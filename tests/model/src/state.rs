@@ -101,6 +101,10 @@ pub struct WorkerState {
 /// The transaction at its TC.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Coordinator {
+    /// It has yet to come, whole: operations and commit in one request.
+    Coming,
+    /// The same; another session was told that the TC has nothing of it, so it is refused when it comes.
+    Refusing,
     /// The operations are done and the client has asked for the commit.
     Executing,
     /// Prepare was sent. Who has confirmed, a bit each.
@@ -120,6 +124,17 @@ pub struct Client {
     pub asked: Option<Partition>,
     /// The outcome.
     pub knows: Option<bool>,
+}
+
+/// Another session, which asks what became of the transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stranger {
+    /// It may ask the TC.
+    Curious,
+    /// The TC had nothing of the transaction: it asks the primary of a participant.
+    Disowned,
+    /// It was answered.
+    Answered,
 }
 
 /// A message.
@@ -181,6 +196,8 @@ pub struct State {
     pub confirmed_since: [u8; 2],
     /// The client.
     pub client: Client,
+    /// Another session, if there is one.
+    pub stranger: Option<Stranger>,
     /// By sender and receiver, then in order.
     pub links: Vec<Frame>,
     /// Nodes that have no lease any more, a bit each.
@@ -198,7 +215,7 @@ pub struct State {
 }
 
 impl State {
-    /// The transaction's operations are done, nothing is prepared.
+    /// The transaction's operations are done, or have yet to come; nothing is prepared.
     pub fn first(config: &Config) -> State {
         let worker = |party| {
             let mut worker = WorkerState::default();
@@ -207,16 +224,17 @@ impl State {
                 .is_some_and(|partition| config.primary(&config.first, partition) == party)
             {
                 worker.role = Role::Primary;
-                worker.record = Record::Operations;
+                worker.record = if config.questioned { Record::None } else { Record::Operations };
             }
             worker
         };
         let mut state = State {
             views: vec![config.first],
             workers: (0..config.client()).map(worker).collect(),
-            coordinator: Coordinator::Executing,
+            coordinator: if config.questioned { Coordinator::Coming } else { Coordinator::Executing },
             confirmed_since: [0; 2],
             client: Client { view: 0, asked: None, knows: None },
+            stranger: config.questioned.then_some(Stranger::Curious),
             links: Vec::new(),
             fenced: 0,
             said: None,

@@ -38,6 +38,28 @@ fn a_client_may_ask_early() {
     holds(Config::one_group().impatient(), &TAKEN_OVER);
 }
 
+const QUESTIONED: [&str; 4] = [
+    "a commit is told",
+    "an abort is told",
+    "a stranger is told of an abort that nobody decided",
+    "a stranger is told of a commit that the TC has forgotten",
+];
+
+#[test]
+fn another_session_asks_and_a_node_is_lost() {
+    holds(Config::one_group().questioned(), &QUESTIONED);
+}
+
+#[test]
+fn another_session_asks_and_a_primary_hands_over() {
+    holds(Config::hand_over().questioned(), &QUESTIONED);
+}
+
+#[test]
+fn another_session_asks_and_a_node_comes_back() {
+    holds(Config::rejoin().questioned(), &QUESTIONED);
+}
+
 #[test]
 fn a_primary_hands_over() {
     holds(Config::hand_over(), &TAKEN_OVER);
@@ -134,4 +156,5 @@ mutations! {
     commits_on_the_first_confirmation: CommitOnFirstConfirmation in Config::one_group() => "one outcome";
     decides_alone: DecideAlone in Config::one_group() => "one outcome";
     skips_the_fence: SkipFence in Config::one_group() => "one primary serves";
+    accepts_what_it_disowned: AcceptDisowned in Config::one_group().questioned() => "one outcome";
 }
