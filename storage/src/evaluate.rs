@@ -225,7 +225,12 @@ pub fn append_row(
             Ok(())
         }
         Projection::Columns(_) => ReturnedRow::encode_values(out, |out| {
+            let start = out.len();
             for column in projection.columns() {
+                // Named again and again, a column could fill any memory.
+                if out.len() - start > 2 * ROW_BYTES_MAX {
+                    return Err(ResultCode::RowTooBig.into());
+                }
                 let value = row.get(column).map_err(|_| Refusal::of_column(column)(ResultCode::Malformed))?;
                 value.encode(out);
             }

@@ -27,6 +27,8 @@ use super::{
 
 /// Requests and transactions that a worker has open at once; more get a temporary error.
 const OPEN_MAX: usize = 200_000;
+/// How many views a client may be ahead.
+const VIEWS_AHEAD_MAX: u64 = 1000;
 /// Rows that a step of a scan looks at, so that a filter that lets nothing through does not hold the worker up.
 const SCAN_VISITED_MAX: u32 = 4096;
 
@@ -49,7 +51,7 @@ impl Worker {
         match kind {
             Kind::ViewOrd => {
                 let view: View = message::control(body)?;
-                if !view.fits(&self.config) {
+                if !view.fits(&self.config) || view.number.0 > self.view.number.0 + VIEWS_AHEAD_MAX {
                     return Err(Malformed("ViewOrd: not of this config"));
                 }
                 self.adopt_view(Arc::new(view));

@@ -153,7 +153,7 @@ impl Worker {
             let workers = coordinated.workers.clone();
             let undo = UndoOrd { transaction: id, statement: request.statement };
             for worker in workers {
-                self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(undo));
+                self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(self.coordinator_here(), undo));
             }
         }
         if request.operations > 0
@@ -324,7 +324,7 @@ impl Worker {
             } else {
                 let undo = UndoOrd { transaction: id, statement: statement.number };
                 for worker in coordinated.workers.clone() {
-                    self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(undo));
+                    self.tell_worker(worker, Kind::UndoOrd, &undo, Task::Undo(self.coordinator_here(), undo));
                 }
             }
             let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
@@ -579,7 +579,7 @@ impl Worker {
         self.counters.aborts += 1;
         let coordinated = self.coordinated.remove(&id).expect("just seen");
         for worker in coordinated.workers {
-            self.tell_worker(worker, Kind::EndOrd, &id, Task::End(id));
+            self.tell_worker(worker, Kind::EndOrd, &id, Task::End(self.coordinator_here(), id));
         }
     }
 

@@ -182,9 +182,9 @@ enum Task {
     /// For the local handler: the TC here has operations of a statement.
     Execute { request: message::ExecuteReq, operations: Vec<u8> },
     /// For the local handler.
-    Undo(message::UndoOrd),
+    Undo(Coordinator, message::UndoOrd),
     /// For the local handler.
-    End(TransactionId),
+    End(Coordinator, TransactionId),
     /// For the participants here.
     Prepare(message::PrepareReq),
     /// For the participants here.
@@ -599,9 +599,9 @@ impl Worker {
             Kind::ExecuteReq => self.on_execute(coordinator, body)?,
             Kind::ExecuteConf => self.on_execute_conf(sender, body)?,
             Kind::ExecuteRef => self.on_execute_ref(sender, message::control(body)?),
-            Kind::UndoOrd => self.tasks.push_back(Task::Undo(message::control(body)?)),
+            Kind::UndoOrd => self.tasks.push_back(Task::Undo(coordinator, message::control(body)?)),
             Kind::WoundOrd => self.tasks.push_back(Task::Wounded(message::control(body)?)),
-            Kind::EndOrd => self.tasks.push_back(Task::End(message::control(body)?)),
+            Kind::EndOrd => self.tasks.push_back(Task::End(coordinator, message::control(body)?)),
             Kind::PrepareReq => self.on_prepare(coordinator, message::control(body)?),
             Kind::PrepareConf => self.on_prepare_conf(Some(sender), message::control(body)?),
             Kind::PrepareRef => self.on_prepare_ref(Some(sender), message::control(body)?),
@@ -669,8 +669,8 @@ impl Worker {
                 Task::Execute { request, operations } => {
                     self.execute(self.coordinator_here(), &request, &operations);
                 }
-                Task::Undo(undo) => self.on_undo(undo),
-                Task::End(transaction) => self.on_end(transaction),
+                Task::Undo(coordinator, undo) => self.on_undo(coordinator, undo),
+                Task::End(coordinator, transaction) => self.on_end(coordinator, transaction),
                 Task::Prepare(request) => self.on_prepare(self.coordinator_here(), request),
                 Task::Decide(request) => self.on_decide(self.coordinator_here(), request),
                 Task::Done(action) => self.on_done(action),

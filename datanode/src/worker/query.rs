@@ -23,6 +23,7 @@ use twofold_storage::{
     evaluate::{Action, CurrentRow, evaluate},
     fragment::row_tag,
     lock::{Acquired, LockId, LockKey, Mode},
+    store::TAG_ROWS_MAX,
 };
 
 use super::{Task, Worker, client::Observer, slab::SPARE_BYTES_MAX};
@@ -376,11 +377,19 @@ impl Worker {
                 .map(|row| CurrentRow::stored(&schema, row)),
         };
         let action = evaluate(&schema, operation, current.as_ref(), self.time, &mut new_body, &mut results);
+        let is_new = current.is_none();
         let length = (results.len() - start) as u32;
         results[frame + 2..start].copy_from_slice(&length.to_le_bytes());
         local.statement.as_mut().expect("it runs").results = results;
         let independent = local.is_independent();
         let done = match (action, lock) {
+            (Ok(Action::Put { .. }), Some(_))
+                if is_new && self.store.is_crowded(operation.table, partition, key.tag) =>
+            {
+                let row = self.row_text(&key);
+                let text = format!("{row}: {TAG_ROWS_MAX} other keys have the same hash; no more may");
+                Err((true, Error::new(ErrorCode::TooMany, text)))
+            }
             (Ok(Action::Put { expiry }), Some(lock)) => {
                 let version = operation.schema_version as u16;
                 self.pend(slot, lock, version, Some((expiry, &new_body))).map_err(|error| (true, error))
@@ -427,7 +436,14 @@ impl Worker {
             // The buddies admit writes to their own partitions at the same time, and all come to be stored here.
             let pending = (self.pending_bytes + bytes) * usize::from(self.config.replicas);
             if !self.store.has_room(pending) {
-                let text = format!("data_memory of node {} is used up", self.own.node);
+                let node = self.own.node;
+                if self.store.has_room(bytes * usize::from(self.config.replicas)) {
+                    let bytes = self.pending_bytes;
+                    let text =
+                        format!("open transactions have {bytes} bytes of node {node}'s memory reserved");
+                    return Err(Error::new(ErrorCode::Overloaded, text));
+                }
+                let text = format!("data_memory of node {node} is used up");
                 return Err(Error::new(ErrorCode::TableFull, text));
             }
         }
@@ -559,7 +575,12 @@ impl Worker {
         let local = self.locals.get_mut(slot).expect("it is undone");
         while local.writes.last().is_some_and(|write| write.statement >= statement) {
             let Some(write) = local.writes.pop() else { break };
-            self.locks.set_pending(write.lock, write.previous);
+            // The lock may have been taken from it, and its slot may be another's by now.
+            let is_own = self.locks.exclusive(write.lock).is_some_and(|(owner, _)| owner == slot)
+                && self.locks.pending(write.lock) == Some(local.writes.len() as u32);
+            if is_own {
+                self.locks.set_pending(write.lock, write.previous);
+            }
             local.bytes -= write.bytes;
             self.pending_bytes -= write.bytes;
             if let Some((_, from, _)) = write.row {
@@ -648,9 +669,15 @@ impl Worker {
         }
     }
 
+    /// What a TC's transaction has here. One of another TC with its id is a client's mistake, and not for this one to end.
+    fn local_of(&self, coordinator: Coordinator, id: TransactionId) -> Option<u32> {
+        let slot = *self.local_ids.get(&id)?;
+        self.locals.get(slot).filter(|local| local.origin == Origin::Coordinated(coordinator)).map(|_| slot)
+    }
+
     /// The TC undoes statements (`UndoOrd`).
-    pub(super) fn on_undo(&mut self, undo: UndoOrd) {
-        let Some(&slot) = self.local_ids.get(&undo.transaction) else { return };
+    pub(super) fn on_undo(&mut self, coordinator: Coordinator, undo: UndoOrd) {
+        let Some(slot) = self.local_of(coordinator, undo.transaction) else { return };
         let local = self.locals.get_mut(slot).expect("indexed locals exist");
         // It may be prepared in a partition that was taken over since.
         let prepared = |write: &PendingWrite| {
@@ -671,9 +698,11 @@ impl Worker {
     }
 
     /// The TC has ended a transaction that it has not prepared (`EndOrd`).
-    pub(super) fn on_end(&mut self, transaction: TransactionId) {
-        self.refused.remove(&transaction);
-        if let Some(&slot) = self.local_ids.get(&transaction) {
+    pub(super) fn on_end(&mut self, coordinator: Coordinator, transaction: TransactionId) {
+        if self.refused.get(&transaction) == Some(&coordinator) {
+            self.refused.remove(&transaction);
+        }
+        if let Some(slot) = self.local_of(coordinator, transaction) {
             let local = self.locals.get(slot).expect("indexed locals exist");
             assert!(!local.prepared, "EndOrd after Prepare: {local:?}");
             self.end_local(slot);

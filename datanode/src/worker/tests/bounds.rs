@@ -2,10 +2,13 @@
 
 use proptest::{collection::vec, prelude::*};
 use twofold_proto::{
+    ids::Version,
     limits::{CLIENT_LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
-    message::{ReplicaState, TransactionRef, TransactionState},
+    message::{Image, ReplicaState, TransactionRef, TransactionState},
     time::Duration,
 };
+
+use twofold_storage::{fragment::row_tag, store::TAG_ROWS_MAX};
 
 use super::{
     super::{outcome::OUTCOMES_IN_MESSAGE, takeover::split_words},
@@ -128,7 +131,7 @@ fn what_others_have_pending_counts_against_the_memory() {
         assert_eq!(kinds(&cluster.hear(0)), [Kind::TransactionConf]);
         cluster.transaction(0, request(2, BEGIN), &writes(&names[4..]));
         cluster.settle();
-        assert_eq!(cluster.refusal(0).error.code, ErrorCode::TableFull);
+        assert_eq!(cluster.refusal(0).error.code, ErrorCode::Overloaded);
         assert_eq!(cluster.nodes[0].worker.store.rows(), 0);
         cluster.transaction(0, statement(1, 2, twofold_proto::message::ROLLBACK), &[]);
         cluster.settle();
@@ -221,6 +224,44 @@ fn a_number_used_at_two_coordinators_is_refused() {
     assert_eq!(kinds(&cluster.hear(0)), [Kind::TransactionConf]);
     let refusal = cluster.refusal(1);
     assert_eq!((refusal.error.code, refusal.state), (ErrorCode::Malformed, TransactionState::Aborted));
+    // That it was refused and ended is nothing to the first.
+    cluster.transaction(0, statement(1, 2, COMMIT), &[]);
+    cluster.settle();
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::TransactionConf]);
+    assert_eq!((cluster.balance(ids[0]), cluster.balance(ids[1])), (Some(1), None));
+}
+
+#[test]
+fn keys_that_hash_alike_are_bounded() {
+    let mut cluster = Cluster::new(1);
+    let new = write(1, 1);
+    let partition = new.hash.partition(4);
+    let tag = row_tag(&schema(), &new.hash, &new.key);
+    let (_, body) = encode_row(&schema(), &[ValueRef::UInt(0), ValueRef::Int(0)]).unwrap();
+    for id in 2..2 + TAG_ROWS_MAX as u64 {
+        let key = key(id);
+        let image = Image {
+            table: TableId(1),
+            schema_version: 1,
+            tag,
+            key: &key,
+            row: Some((ClusterTime(0), &body)),
+        };
+        let version = Version { epoch: Epoch::new(1, 1), number: id };
+        cluster.nodes[0].worker.store.apply(partition, version, &image);
+        if id == 2 {
+            // It may come, and be changed later.
+            cluster.write(1, &new);
+            assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+        }
+    }
+    cluster.write(2, &add(1, 1));
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+    cluster.write(3, &operation(OperationKind::Delete, 1));
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+    cluster.write(4, &new);
+    let heard = cluster.hear(0);
+    assert_eq!(operation_ref(&heard[0].1).unwrap().1.code, ErrorCode::TooMany);
 }
 
 #[test]
@@ -229,6 +270,7 @@ fn views_of_another_config_are_refused() {
         |view: &mut View| view.members[0].workers = 65_535,
         |view: &mut View| view.members[0].node = NodeId(99),
         |view: &mut View| view.members.reverse(),
+        |view: &mut View| view.number.0 = u64::MAX,
     ] {
         let mut cluster = Cluster::new(2);
         let mut view = cluster.view.next(1, cluster.view.members.clone());
