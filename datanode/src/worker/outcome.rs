@@ -19,8 +19,8 @@ use super::{Task, Worker, partition::Parked};
 /// How long the outcomes of a session without a connection are kept.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Transactions that were called aborted before they came, and how long those of a session without a link here are kept:
-/// no request waits as long for its first connection.
+/// Transactions that were called aborted before they came, and how long they are kept: no request takes as long to come
+/// once somebody else can ask about it.
 const DISOWNED_MAX: usize = 1 << 16;
 const DISOWNED_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -72,18 +72,13 @@ impl Disowned {
         self.ids.retain(|id, _| id.session != session);
     }
 
-    /// Forgets those of sessions that are not here, after a while.
-    fn forget_old(&mut self, now: Time, is_here: impl Fn(Incarnation) -> bool) {
+    fn forget_old(&mut self, now: Time) {
         while let Some(&(since, id)) = self.order.front()
             && now.since(since) >= DISOWNED_TIMEOUT
         {
             self.order.pop_front();
-            if self.ids.get(&id) != Some(&since) {
-                continue;
-            }
-            self.ids.remove(&id);
-            if is_here(id.session) {
-                self.insert(id, now);
+            if self.ids.get(&id) == Some(&since) {
+                self.ids.remove(&id);
             }
         }
     }
@@ -227,10 +222,6 @@ impl Outcomes {
         self.sessions.get(&session).is_some_and(|session| session.mark.is_some())
     }
 
-    fn has_link(&self, session: Incarnation) -> bool {
-        self.sessions.get(&session).is_some_and(|state| state.gone.is_none())
-    }
-
     /// The newest epoch of which an unconfirmed outcome was forgotten.
     pub fn forgotten(&self) -> Epoch {
         self.forgotten
@@ -309,8 +300,7 @@ impl Worker {
     }
 
     pub(super) fn forget_old_disowned(&mut self) {
-        let (now, outcomes) = (self.now, &self.outcomes);
-        self.disowned.forget_old(now, |session| outcomes.has_link(session));
+        self.disowned.forget_old(self.now);
     }
 
     /// Asks the other participants about a prepared transaction whose TC is gone.
@@ -581,10 +571,11 @@ impl Worker {
             // The TC ends nothing that is not decided here.
             return Status::Decided(Outcome::Aborted);
         }
-        // The client hears of the refusal when it asks again, once all replicas have it.
-        let (partition, commit_number) = (request.partition, request.commit_number);
-        let prepared = self.epoch;
-        self.plant_refusal(partition, id, commit_number, request.coordinator, prepared);
+        // The client hears of the refusal when it asks again, once all replicas have it. It need not be kept longer than
+        // others may be in doubt: who asks late gets another. What the question says of itself is not to be relied on.
+        if self.check_outcomes().is_ok() {
+            self.plant_refusal(request.partition, id, 0, request.coordinator, self.epoch);
+        }
         Status::Pending
     }
 

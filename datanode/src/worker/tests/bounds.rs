@@ -294,7 +294,7 @@ fn without_a_president_idle_transactions_end_all_the_same() {
 }
 
 #[test]
-fn what_was_disowned_for_a_session_that_never_comes_is_forgotten() {
+fn what_was_disowned_is_forgotten() {
     let mut cluster = Cluster::new(1);
     let other = Incarnation(78);
     let mut body = Vec::new();
@@ -318,6 +318,37 @@ fn what_was_disowned_for_a_session_that_never_comes_is_forgotten() {
     cluster.now = cluster.now + Duration::from_secs(2);
     cluster.epoch(3);
     assert!(!cluster.nodes[0].worker.disowned.contains(request.transaction));
+}
+
+#[test]
+fn refusals_for_questions_about_nothing_do_not_pile_up() {
+    let mut cluster = Cluster::new(2);
+    let node = cluster.primary(1);
+    for number in 1..50 {
+        let request = StatusReq {
+            request: 1,
+            transaction: TransactionId { session: SESSION, number },
+            commit_number: u64::MAX,
+            coordinator: Coordinator { endpoint: endpoint(0), incarnation: Incarnation(5) },
+            partition: operation(OperationKind::Read, 1).hash.partition(4),
+            epoch: Epoch(u64::MAX),
+            disowned: false,
+        };
+        for expected in [Status::Pending, Status::Decided(Outcome::Aborted)] {
+            let mut body = Vec::new();
+            put_control(&mut body, &request);
+            cluster.send(node, Kind::StatusReq, &body);
+            cluster.settle();
+            let conf: StatusConf = control(&cluster.hear(node)[0].1).unwrap();
+            assert_eq!(conf.status, expected);
+        }
+    }
+    assert_eq!(cluster.nodes[node].worker.outcomes.len(), 49);
+    for counter in 2..9 {
+        cluster.epoch(counter);
+        cluster.settle();
+    }
+    assert!(cluster.nodes.iter().all(|node| node.worker.outcomes.len() == 0));
 }
 
 #[test]
