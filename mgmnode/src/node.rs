@@ -1,8 +1,10 @@
 //! The machine of a management node: a voter of the register, and, while it leads, the one who decides.
 //!
 //! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
-//! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for.
+//! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for, `guard` what
+//! keeps a leader from deciding that has lost its register.
 
+mod guard;
 mod peers;
 mod reports;
 mod requests;
@@ -26,7 +28,7 @@ use twofold_proto::{
 };
 
 pub use self::requests::{AdminCommand, AdminReply};
-use self::{peers::Peer, reports::Reporter, requests::PendingChange};
+use self::{guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange};
 use crate::{
     choice,
     log::{LogWrite, Stored},
@@ -104,6 +106,8 @@ pub struct ManagementNode {
     view_proposed: bool,
     /// This leader has proposed its config, or found that it cannot.
     config_settled: bool,
+    /// As leader: data nodes know more than the register.
+    behind: Option<Behind>,
     /// Something changed on which decisions depend.
     evaluate: bool,
     reporters: BTreeMap<Life, Reporter>,
@@ -152,6 +156,7 @@ impl ManagementNode {
             told_leader: (0, None),
             view_proposed: false,
             config_settled: false,
+            behind: None,
             evaluate: false,
             reporters: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -205,6 +210,7 @@ impl ManagementNode {
         self.replica.tick();
         self.evaluate = true;
         self.forget_old(now, effects);
+        self.note_behind(now, effects);
     }
 
     fn link(&mut self, now: Time, input: LinkInput<'_>, effects: &mut Vec<Effect>) {
@@ -379,6 +385,9 @@ impl ManagementNode {
                 self.config_settled = self.replica.propose(command.encode());
                 return self.config_settled;
             }
+        }
+        if self.is_behind() {
+            return false;
         }
         self.order_stops(now, effects);
         if self.view_proposed {

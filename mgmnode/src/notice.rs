@@ -27,6 +27,8 @@ pub enum Notice {
     },
     /// The config of the file was not taken.
     ConfigRefused(String),
+    /// Data nodes know more than the register: nothing is decided; what happened, and what to do.
+    RegisterLost(String),
     /// The config is now that of this node's file.
     ConfigTaken,
     /// A life of a data node has ended.
@@ -53,9 +55,11 @@ impl Notice {
         match self {
             Notice::Leader { leader, .. } => leader.is_none(),
             Notice::View { before, view } => view.members.len() < before.members.len(),
-            Notice::ConfigRefused(_) | Notice::Told { .. } | Notice::Nonsense { .. } | Notice::Gone(_) => {
-                true
-            }
+            Notice::ConfigRefused(_)
+            | Notice::RegisterLost(_)
+            | Notice::Told { .. }
+            | Notice::Nonsense { .. }
+            | Notice::Gone(_) => true,
             Notice::ConfigTaken => false,
         }
     }
@@ -80,6 +84,7 @@ impl fmt::Display for Notice {
             }
             Notice::View { before, view } => view_change(f, before, view),
             Notice::ConfigRefused(reason) => write!(f, "the config file is not taken: {reason}"),
+            Notice::RegisterLost(reason) => f.write_str(reason),
             Notice::ConfigTaken => f.write_str("the config is now that of the file"),
             Notice::Gone(life) => write!(f, "node {} has ended", life.node),
             Notice::Told { life, reason } => write!(f, "node {} is told to stop: {reason}", life.node),

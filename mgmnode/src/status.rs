@@ -99,6 +99,8 @@ pub struct Status {
     pub tables: usize,
     /// Copies of each row.
     pub replicas: u8,
+    /// What keeps the leader from deciding, and what to do about it.
+    pub trouble: Option<String>,
     /// All nodes: management, data, API, each by id.
     pub nodes: Vec<NodeStatus>,
 }

@@ -121,6 +121,10 @@ codes! {
     LastOfGroup = 5004, Permanent, "start its buddy first, or force it";
     /// A node that the config does not have.
     NoSuchNode = 5005, Permanent, "correct the name of the node";
+    /// The management nodes run on directories that are not the ones they had.
+    RegisterLost = 5006, Permanent,
+        "stop the management nodes and start them with the directories that they had; without a copy of these, save the \
+         data, and start the cluster anew with empty ones";
 
     /// A broken promise of ours.
     Internal = 9001, Permanent, "report it, with the log";

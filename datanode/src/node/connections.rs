@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use twofold_proto::{
     config::ClusterConfig,
-    ids::{Endpoint, WorkerId},
+    ids::{Endpoint, ViewNumber, WorkerId},
     link::{FrameHeader, Hello, HelloReply, Link, Message, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput},
     message::{Catalog, EpochDoneRep, EpochOrd, GoneOrd, Kind, Life, StopOrd, control},
@@ -20,6 +20,15 @@ use crate::local::ToWorker;
 /// Unacknowledged bytes past which nothing more is said to a peer that does not read: all that is said here is
 /// said again.
 const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// What a management node has told of its register on a link.
+#[derive(Debug, Default)]
+pub(super) struct Register {
+    /// Its newest view.
+    view: ViewNumber,
+    /// A catalog that was not looked at yet, as that view is older than the one adopted here.
+    catalog: Option<Catalog>,
+}
 
 impl Node {
     pub(super) fn on_link(&mut self, now: Time, input: LinkInput<'_>, effects: &mut Vec<Effect>) {
@@ -48,6 +57,7 @@ impl Node {
                 let to = Endpoint::node(node.id);
                 let link = self.links.add(to, Default::default());
                 self.management.insert(node.id, link);
+                self.registers.insert(link, Register::default());
                 effects.push(Effect::Link(LinkEffect::Connect { link, to }));
             }
         }
@@ -123,6 +133,7 @@ impl Node {
 
     pub(super) fn drop_link(&mut self, id: LinkId, effects: &mut Vec<Effect>) {
         self.announced.remove(&id);
+        self.registers.remove(&id);
         if self.links.remove(id).is_some() {
             effects.push(Effect::Link(LinkEffect::Close { link: id }));
         }
@@ -224,10 +235,14 @@ impl Node {
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.view = peer.view.max(view.number);
             }
+            let told = self.registers.get_mut(&id).map(|register| register.view = view.number);
             self.learn(now, Arc::new(view), effects);
+            if told.is_some() {
+                self.learn_catalog(id, effects);
+            }
             Ok(())
         } else if self.management.contains_key(&from.node) {
-            self.on_management(now, kind, message.body, effects)
+            self.on_management(now, id, (kind, message.body), effects)
         } else {
             self.on_peer(now, id, from, (kind, message.body), effects)
         }
@@ -236,8 +251,8 @@ impl Node {
     fn on_management(
         &mut self,
         now: Time,
-        kind: Kind,
-        body: &[u8],
+        id: LinkId,
+        (kind, body): (Kind, &[u8]),
         effects: &mut Vec<Effect>,
     ) -> Result<(), Malformed> {
         match kind {
@@ -246,7 +261,13 @@ impl Node {
                     effects.push(Effect::Event(Event::ConfigDiffers));
                 }
             }
-            Kind::CatalogOrd => self.learn_catalog(control(body)?, effects),
+            Kind::CatalogOrd => {
+                let catalog: Catalog = control(body)?;
+                if let Some(register) = self.registers.get_mut(&id) {
+                    register.catalog = Some(catalog);
+                }
+                self.learn_catalog(id, effects);
+            }
             Kind::GoneRep => self.on_gone(now, control::<GoneOrd>(body)?.life, effects),
             Kind::StopOrd => self.on_stop_ord(now, control::<StopOrd>(body)?, effects),
             _ => return Err(Malformed("message: of no kind that a management node sends to a data node")),
@@ -254,7 +275,15 @@ impl Node {
         Ok(())
     }
 
-    fn learn_catalog(&mut self, catalog: Catalog, effects: &mut Vec<Effect>) {
+    /// Takes over what a management node has told of the catalog, if that is newer, once it knows the view that is
+    /// adopted here. Its register may have been lost: then it knows an older view, and its tables are others, whatever
+    /// the version says.
+    fn learn_catalog(&mut self, id: LinkId, effects: &mut Vec<Effect>) {
+        let Some(register) = self.registers.get_mut(&id).filter(|register| register.view >= self.view.number)
+        else {
+            return;
+        };
+        let Some(catalog) = register.catalog.take() else { return };
         if self.catalog.as_ref().is_none_or(|known| catalog.version > known.version) {
             let catalog = Arc::new(catalog);
             self.catalog = Some(catalog.clone());

@@ -40,6 +40,7 @@ use twofold_proto::{
 
 pub use self::event::Event;
 use self::{
+    connections::Register,
     departure::{Exit, Stage},
     epochs::Epochs,
     membership::Peer,
@@ -117,6 +118,8 @@ pub struct Node {
     closing: Vec<LinkId>,
     /// The link to each management node.
     management: BTreeMap<NodeId, LinkId>,
+    /// What was told on each of these links.
+    registers: BTreeMap<LinkId, Register>,
     view: Arc<View>,
     /// Whether some adopted view had this life.
     was_member: bool,
@@ -157,6 +160,7 @@ impl Node {
             announced: BTreeMap::new(),
             closing: Vec::new(),
             management: BTreeMap::new(),
+            registers: BTreeMap::new(),
             view: Arc::default(),
             was_member: false,
             catalog: None,

@@ -59,7 +59,7 @@ pub fn health(shown: &ShowResponse) -> Health {
         NodeKind::Management => matches!(node.state(), NodeState::Up | NodeState::Follower),
         _ => true,
     };
-    if shown.leader == 0 || !(0..groups).all(serves) {
+    if shown.leader == 0 || !shown.trouble.is_empty() || !(0..groups).all(serves) {
         Health::Bad
     } else if shown.nodes.iter().all(is_good) {
         Health::Good
@@ -97,8 +97,9 @@ fn headline(shown: &ShowResponse) -> String {
     let leader = shown.nodes.iter().find(|node| node.id == shown.leader);
     let leader =
         leader.map_or("nobody leads".into(), |node| format!("{} leads in term {}", node.name, shown.term));
+    let trouble = if shown.trouble.is_empty() { String::new() } else { format!("{}\n", shown.trouble) };
     format!(
-        "cluster «{}»: view {}, {} replicas, {} tables; {leader}; version {}\n",
+        "cluster «{}»: view {}, {} replicas, {} tables; {leader}; version {}\n{trouble}",
         shown.cluster, shown.view, shown.replicas, shown.tables, shown.version
     )
 }
@@ -131,6 +132,7 @@ fn cluster_json(shown: &ShowResponse) -> Value {
         "tables": shown.tables,
         "replicas": shown.replicas,
         "version": shown.version,
+        "trouble": (!shown.trouble.is_empty()).then_some(&shown.trouble),
     })
 }
 
@@ -218,6 +220,7 @@ mod tests {
                 node(12, "data2", NodeKind::Data, NodeState::Up, Some(0)),
                 node(21, "api1", NodeKind::Api, NodeState::Down, None),
             ],
+            trouble: String::new(),
         }
     }
 
@@ -254,6 +257,14 @@ api1   21  api         -      down         127.0.0.1:2021  -
         shown.leader = 0;
         assert_eq!(health(&shown), Health::Bad);
         assert!(status(&shown).contains("nobody leads"));
+    }
+
+    #[test]
+    fn what_keeps_the_leader_from_deciding_comes_first() {
+        let shown = ShowResponse { trouble: "TF-5006: lost".into(), ..shown() };
+        assert_eq!(table(&shown).lines().nth(1), Some("TF-5006: lost"));
+        assert!(status(&shown).contains("\nTF-5006: lost\n") && health(&shown) == Health::Bad);
+        assert!(json(&shown).contains("\"trouble\": \"TF-5006: lost\""));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Service {
 fn code(error: ErrorCode) -> Code {
     match error {
         ErrorCode::NoLeader | ErrorCode::Stopping => Code::Unavailable,
-        ErrorCode::LastOfGroup => Code::FailedPrecondition,
+        ErrorCode::LastOfGroup | ErrorCode::RegisterLost => Code::FailedPrecondition,
         ErrorCode::NoSuchNode => Code::NotFound,
         ErrorCode::NotSupported => Code::Unimplemented,
         _ => Code::Internal,
@@ -126,6 +126,7 @@ impl Management for Service {
             catalog: status.catalog,
             tables: status.tables as u32,
             replicas: status.replicas.into(),
+            trouble: status.trouble.unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").into(),
             nodes: status.nodes.into_iter().map(node).collect(),
         }))

@@ -86,7 +86,7 @@ impl ManagementNode {
                 format!("{CHANGES_MAX} changes of the catalog are under way"),
             ))
         } else {
-            None
+            self.objection_to_change(now)
         };
         if let Some(error) = refusal {
             self.answer(link, request, Err(error));
@@ -146,18 +146,26 @@ impl ManagementNode {
         if self.changes.is_empty() {
             return;
         }
+        if let Some(error) = self.loss(now) {
+            for change in std::mem::take(&mut self.changes) {
+                self.answer(change.link, change.request, Err(error.clone()));
+            }
+            return;
+        }
+        let behind = self.is_behind();
         let up = self.register.view().members.iter().filter(|member| member.state == MemberState::Up);
         let known = up.map(|member| {
             let life = Life { node: member.node, incarnation: member.incarnation };
             self.reporters.get(&life).map_or(0, |reporter| reporter.report.catalog)
         });
         let known = known.min().unwrap_or(u64::MAX);
-        let is_done = |change: &PendingChange| change.version.is_some_and(|version| version <= known);
+        let is_done =
+            |change: &PendingChange| change.version.is_some_and(|version| version <= known && !behind);
         let ended: Vec<PendingChange> =
             self.changes.extract_if(.., |change| is_done(change) || now >= change.deadline).collect();
         for change in ended {
             let result = match change.version {
-                Some(version) if version <= known => Ok(version),
+                Some(version) if version <= known && !behind => Ok(version),
                 _ => {
                     let text = "not all data nodes took over the change of the catalog in time";
                     Err(Error::new(ErrorCode::OutcomePending, text))
@@ -198,6 +206,10 @@ impl ManagementNode {
         let Some((_, kind, name)) = nodes(self.config()).find(|(id, ..)| *id == node) else {
             return Err(Error::new(ErrorCode::NoSuchNode, format!("there is no node {node}")));
         };
+        if self.is_behind() && !force {
+            // Who is the last of its group is not known.
+            return Err(self.loss(now).unwrap_or_else(|| self.no_leader()));
+        }
         let not_running = || Error::new(ErrorCode::NoSuchNode, format!("{name} ({node}) does not run"));
         match kind {
             NodeKind::Management => {
@@ -277,6 +289,7 @@ impl ManagementNode {
             catalog: self.register.catalog().version,
             tables: self.register.catalog().tables.len(),
             replicas: config.replicas,
+            trouble: self.loss(now).map(|error| error.to_string()),
             nodes: nodes(config).map(|(id, kind, name)| self.node_status(now, id, kind, name)).collect(),
         }
     }

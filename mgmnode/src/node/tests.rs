@@ -1,6 +1,7 @@
 //! Management nodes on a network in memory.
 
 mod driver;
+mod guard;
 
 use twofold_proto::{
     error::ErrorCode,

@@ -209,6 +209,32 @@ fn reports_come_with_every_tick_and_with_every_change() {
     assert_eq!(report, ReportOrd { view: ViewNumber(2), catalog: 5, hears: vec![life(12)], ..expected });
 }
 
+/// A register that was lost and made anew counts versions of its catalog from the beginning, with other tables.
+#[test]
+fn a_catalog_is_taken_only_from_a_register_that_knows_the_view() {
+    let mut net = Net::new(&config(&[11, 12], 2));
+    net.run(120);
+    let tell = |net: &mut Net, version| {
+        net.broadcast(|link| link.send_control(Kind::CatalogOrd, &Catalog { version, ..Catalog::default() }));
+    };
+    let known = |net: &mut Net| (net.report(11).catalog, net.report(12).catalog);
+    net.publish(view(1, &[(11, Up), (12, Up)]));
+    tell(&mut net, 3);
+    assert_eq!(known(&mut net), (3, 3));
+    // The management node's word comes later than a worker's, or a peer's.
+    net.give(11, says(0, Word::View(Arc::new(view(2, &[(11, Up), (12, Up)])))));
+    net.run(200);
+    tell(&mut net, 4);
+    tell(&mut net, 5);
+    net.run(300);
+    assert_eq!((net.node(12).view().number, known(&mut net)), (ViewNumber(2), (3, 3)));
+    net.publish(view(1, &[(11, Up), (12, Up)]));
+    assert_eq!(known(&mut net), (3, 3));
+    net.publish(view(2, &[(11, Up), (12, Up)]));
+    net.run(400);
+    assert_eq!(known(&mut net), (5, 5));
+}
+
 /// A worker that has not read yet that its lease is shorter might serve when the buddy has taken over.
 #[test]
 fn a_buddy_is_counted_once_every_worker_knows_the_shorter_lease() {
