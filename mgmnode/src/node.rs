@@ -211,6 +211,8 @@ impl ManagementNode {
         self.evaluate = true;
         self.forget_old(now, effects);
         self.note_behind(now, effects);
+        self.catch_up();
+        self.repeat_stops(now);
     }
 
     fn link(&mut self, now: Time, input: LinkInput<'_>, effects: &mut Vec<Effect>) {

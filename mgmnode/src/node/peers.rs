@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub incarnation: Incarnation,
     /// Since when it has had no connection.
     pub unconnected_since: Option<Time>,
+    /// Something was not said as it did not read; it gets all of it once it does.
+    pub missed: bool,
 }
 
 fn refusal(temporary: bool, reason: String) -> HelloReply {
@@ -46,7 +48,7 @@ impl ManagementNode {
     fn connect_to(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
         let to = Endpoint::node(node);
         let link = self.links.add(to, Incarnation(0));
-        let peer = Peer { endpoint: to, incarnation: Incarnation(0), unconnected_since: None };
+        let peer = Peer { endpoint: to, incarnation: Incarnation(0), unconnected_since: None, missed: false };
         self.peers.insert(link, peer);
         effects.push(Effect::Link(LinkEffect::Connect { link, to }));
     }
@@ -58,7 +60,12 @@ impl ManagementNode {
             None => self.accept(hello, effects),
         };
         if let Some(link) = link {
-            let peer = Peer { endpoint: hello.from, incarnation: hello.incarnation, unconnected_since: None };
+            let peer = Peer {
+                endpoint: hello.from,
+                incarnation: hello.incarnation,
+                unconnected_since: None,
+                missed: false,
+            };
             self.peers.insert(link, peer);
         }
         effects.push(Effect::Link(LinkEffect::Answer { connection, link, reply }));
@@ -232,6 +239,19 @@ impl ManagementNode {
         self.links.get(link).is_some_and(|link| link.is_connected() && link.kept_bytes() < PEER_BYTES_MAX)
     }
 
+    /// Whether the peer can be told something now. Who is not connected is told all when it is.
+    fn can_be_told(&mut self, link: LinkId) -> bool {
+        if self.is_reachable(link) {
+            return true;
+        }
+        if let (Some(peer), Some(link)) = (self.peers.get_mut(&link), self.links.get_mut(link)) {
+            peer.missed = true;
+            // It may have read all, and have nothing to say by itself.
+            link.want_acknowledgement();
+        }
+        false
+    }
+
     /// Tells all nodes and clients that are connected what is new. The others are told all when they connect.
     pub(super) fn publish(&mut self, kind: Kind) {
         let links: Vec<LinkId> = self.peers.keys().copied().collect();
@@ -241,6 +261,9 @@ impl ManagementNode {
     }
 
     fn publish_all(&mut self, link: LinkId) {
+        if let Some(peer) = self.peers.get_mut(&link) {
+            peer.missed = false;
+        }
         for kind in [Kind::ConfigOrd, Kind::ViewOrd, Kind::CatalogOrd] {
             self.publish_to(link, kind);
         }
@@ -250,9 +273,20 @@ impl ManagementNode {
         }
     }
 
+    /// Tells all to those who missed some of it and read again.
+    pub(super) fn catch_up(&mut self) {
+        let missed: Vec<LinkId> =
+            self.peers.iter().filter(|(_, peer)| peer.missed).map(|(&link, _)| link).collect();
+        for link in missed {
+            if self.is_reachable(link) {
+                self.publish_all(link);
+            }
+        }
+    }
+
     fn publish_to(&mut self, link: LinkId, kind: Kind) {
         let Some(peer) = self.peers.get(&link) else { return };
-        if self.is_management(peer.endpoint.node) || !self.is_reachable(link) {
+        if self.is_management(peer.endpoint.node) || !self.can_be_told(link) {
             return;
         }
         let Some(link) = self.links.get_mut(link) else { return };
@@ -272,7 +306,7 @@ impl ManagementNode {
     pub(super) fn send_gone(&mut self, link: LinkId, life: Life) {
         let Some(peer) = self.peers.get(&link) else { return };
         if self.config().data_node(peer.endpoint.node).is_some()
-            && self.is_reachable(link)
+            && self.can_be_told(link)
             && let Some(link) = self.links.get_mut(link)
         {
             link.send_control(Kind::GoneRep, &GoneOrd { life });

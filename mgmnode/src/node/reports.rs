@@ -20,6 +20,8 @@ use crate::{
 const LIVES_MAX: usize = 8;
 /// How long a life that is heard no more, or has ended, is remembered.
 const MEMORY: Duration = Duration::from_secs(60);
+/// After which a node that goes on is told once more to stop.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A life that reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,8 +34,8 @@ pub(super) struct Reporter {
     /// Since when it has reported the view that it reports.
     pub known_since: Time,
     pub report: ReportOrd,
-    /// It was told to stop.
-    pub told: bool,
+    /// When it was last told to stop, and how.
+    pub told: Option<(Time, StopOrd)>,
 }
 
 impl ManagementNode {
@@ -64,8 +66,7 @@ impl ManagementNode {
             }
             None => {
                 self.make_room(life.node);
-                let reporter =
-                    Reporter { link, first: now, last: now, known_since: now, report, told: false };
+                let reporter = Reporter { link, first: now, last: now, known_since: now, report, told: None };
                 self.reporters.insert(life, reporter);
                 self.evaluate = true;
             }
@@ -161,19 +162,19 @@ impl ManagementNode {
         let lives: Vec<Life> = self
             .reporters
             .iter()
-            .filter(|(life, reporter)| !reporter.told && self.is_fresh(now, **life))
+            .filter(|(life, reporter)| reporter.told.is_none() && self.is_fresh(now, **life))
             .map(|(&life, _)| life)
             .collect();
         for life in lives {
             if self.register.membership().was_dropped(life) {
                 let reason = format!("node {} was dropped from the cluster and has to begin anew", life.node);
-                self.tell_to_stop(life, true, Error::new(ErrorCode::NotServing, reason), effects);
+                self.tell_to_stop(now, life, true, Error::new(ErrorCode::NotServing, reason), effects);
             } else if self.is_second(life) {
                 let reason = format!(
                     "node {} runs already; give this one an id of its own, or end the other",
                     life.node
                 );
-                self.tell_to_stop(life, false, Error::new(ErrorCode::JoinRefused, reason), effects);
+                self.tell_to_stop(now, life, false, Error::new(ErrorCode::JoinRefused, reason), effects);
             }
         }
     }
@@ -199,6 +200,7 @@ impl ManagementNode {
 
     pub(super) fn tell_to_stop(
         &mut self,
+        now: Time,
         life: Life,
         restart: bool,
         error: Error,
@@ -207,10 +209,27 @@ impl ManagementNode {
         let link = self.links.to(Endpoint::node(life.node), life.incarnation);
         let Some(link) = link.and_then(|link| self.links.get_mut(link)) else { return false };
         effects.push(Effect::Notice(Notice::Told { life, reason: error.text.clone() }));
-        link.send_control(Kind::StopOrd, &StopOrd { life, restart, error });
+        let order = StopOrd { life, restart, error };
+        link.send_control(Kind::StopOrd, &order);
         if let Some(reporter) = self.reporters.get_mut(&life) {
-            reporter.told = true;
+            reporter.told = Some((now, order));
         }
         true
+    }
+
+    /// Says to those once more who report on as if they had not been told to stop: the order goes with its link.
+    pub(super) fn repeat_stops(&mut self, now: Time) {
+        for (life, reporter) in &mut self.reporters {
+            let Some((told, order)) = &mut reporter.told else { continue };
+            let goes_on = !reporter.report.leaving && reporter.last > *told;
+            if !goes_on || now.since(*told) < TOLD_AGAIN {
+                continue;
+            }
+            let link = self.links.to(Endpoint::node(life.node), life.incarnation);
+            if let Some(link) = link.and_then(|link| self.links.get_mut(link)) {
+                link.send_control(Kind::StopOrd, order);
+                *told = now;
+            }
+        }
     }
 }

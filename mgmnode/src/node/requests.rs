@@ -226,7 +226,7 @@ impl ManagementNode {
                 // The code says whether it is to wait until a buddy has taken over.
                 let code = if last { ErrorCode::LastOfGroup } else { ErrorCode::Stopping };
                 let error = Error::new(code, "an administrator asked for it");
-                self.tell_to_stop(life, restart, error, effects).then_some(()).ok_or_else(not_running)
+                self.tell_to_stop(now, life, restart, error, effects).then_some(()).ok_or_else(not_running)
             }
             NodeKind::Api => self.stop_api(node, restart).then_some(()).ok_or_else(not_running),
         }
@@ -268,8 +268,9 @@ impl ManagementNode {
         let stays = |node: NodeId| {
             view.member(node).is_some_and(|member| {
                 let life = Life { node, incarnation: member.incarnation };
-                let leaving =
-                    |life| self.reporters.get(&life).is_none_or(|other| other.told || other.report.leaving);
+                let leaving = |life| {
+                    self.reporters.get(&life).is_none_or(|other| other.told.is_some() || other.report.leaving)
+                };
                 member.state == MemberState::Up && self.is_fresh(now, life) && !leaving(life)
             })
         };

@@ -7,6 +7,7 @@ use twofold_proto::{
     error::ErrorCode,
     ids::{Endpoint, NodeId, ViewNumber, WorkerId},
     message::{CatalogChange, GoneOrd, Kind},
+    schema::{Column, ColumnType},
     view::View,
 };
 
@@ -422,6 +423,54 @@ fn nodes_stop_when_asked_but_not_the_last_of_a_group() {
     assert_eq!(driver.ask(1, stop(21, false)), AdminReply::Done);
     driver.run(50);
     assert_eq!(driver.probe_ref(api).stop().unwrap().life, life("21a"));
+}
+
+#[test]
+fn an_order_to_stop_that_was_lost_is_given_again() {
+    let (mut driver, _, [_, b]) = running(1);
+    driver.run(200);
+    driver.paused.push(NodeId(12));
+    let stop = AdminCommand::Stop { node: NodeId(12), restart: false, force: false };
+    assert_eq!(driver.ask(1, stop), AdminReply::Done);
+    driver.run(20);
+    driver.forget_links(b);
+    driver.paused.clear();
+    driver.run(500);
+    assert_eq!(driver.probe_ref(b).stop(), None);
+    driver.run(700);
+    assert_eq!(driver.probe_ref(b).stop().map(|order| order.life), Some(life("12a")));
+    let orders = |driver: &Driver| {
+        driver.probe_ref(b).received.iter().filter(|(_, kind, _)| *kind == Kind::StopOrd).count()
+    };
+    driver.probe_mut(b).report.as_mut().unwrap().leaving = true;
+    driver.run(5000);
+    assert_eq!(orders(&driver), 1);
+}
+
+#[test]
+fn who_was_too_far_behind_to_be_told_is_told_once_it_reads_again() {
+    let (mut driver, _, [a, b]) = running(1);
+    driver.run(200);
+    let client = driver.probe(life("21a"), WorkerId(0), "local", [1]);
+    driver.run(50);
+    for process in [a, b] {
+        driver.probe_mut(process).is_good = false;
+    }
+    driver.paused.push(NodeId(21));
+    for number in 0..32 {
+        let mut large = table(&format!("t{number}"));
+        large.columns.extend((0..900).map(|n| Column::new(format!("{n:0>250}"), ColumnType::I64)));
+        driver.change(a, number, CatalogChange::CreateTable(large));
+        driver.run(10);
+    }
+    driver.run(50);
+    assert_eq!(driver.node(1).register().catalog().version, 32);
+    driver.paused.clear();
+    driver.run(200);
+    assert_eq!(driver.probe_ref(client).catalog(), 32);
+    let catalogs =
+        driver.probe_ref(client).received.iter().filter(|(_, kind, _)| *kind == Kind::CatalogOrd).count();
+    assert!(catalogs < 30, "{catalogs}: nothing was left out");
 }
 
 #[test]

@@ -283,6 +283,16 @@ impl Driver {
         self.carry_out(process, effects);
     }
 
+    /// A process begins anew with all management nodes; what was on the way is lost.
+    pub fn forget_links(&mut self, process: usize) {
+        for link in self.probe_ref(process).links.ids().collect::<Vec<_>>() {
+            if let Some(other) = self.peers.remove(&(process, link)) {
+                self.break_end(other);
+            }
+            self.renew(process, link);
+        }
+    }
+
     /// A process begins anew with a management node that has been started anew.
     fn renew(&mut self, process: usize, link: LinkId) {
         let probe = self.probe_mut(process);
