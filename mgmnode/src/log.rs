@@ -8,6 +8,9 @@ use raft::{
 };
 use twofold_proto::wire::Malformed;
 
+/// Term and index of an entry; (0, 0) before the first. Of two logs, the one whose last entry is greater knows more.
+pub type Position = (u64, u64);
+
 /// What is on disk: the result of all [`LogWrite`]s in their order. Values are protobuf.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stored {
@@ -17,6 +20,8 @@ pub struct Stored {
     pub snapshot: Option<Vec<u8>>,
     /// The entries after it, by index.
     pub entries: BTreeMap<u64, Vec<u8>>,
+    /// See [`Log::join_point`].
+    pub join_point: Option<Position>,
 }
 
 /// What is to be written, all or nothing.
@@ -30,12 +35,15 @@ pub struct LogWrite {
     pub keep: Range<u64>,
     /// Entries to store, by index.
     pub entries: Vec<(u64, Vec<u8>)>,
+    /// Replaces the stored one, also if there is none here.
+    pub join_point: Option<Position>,
 }
 
 impl Stored {
     /// Carries out a write.
     pub fn write(&mut self, write: &LogWrite) {
         self.hard_state = Some(write.hard_state.clone());
+        self.join_point = write.join_point;
         if let Some(snapshot) = &write.snapshot {
             self.snapshot = Some(snapshot.clone());
         }
@@ -51,6 +59,7 @@ pub struct Log {
     voters: ConfState,
     snapshot: Snapshot,
     entries: Vec<Entry>,
+    join_point: Option<Position>,
 }
 
 fn parse<M: protobuf::Message>(bytes: &[u8]) -> Result<M, Malformed> {
@@ -73,7 +82,8 @@ impl Log {
         if !snapshot.is_empty() && snapshot.get_metadata().get_conf_state() != &voters {
             return Err(Malformed("stored log: it was written for other management nodes"));
         }
-        let mut log = Log { hard_state, voters, snapshot, entries: Vec::new() };
+        let mut log =
+            Log { hard_state, voters, snapshot, entries: Vec::new(), join_point: stored.join_point };
         for (&index, bytes) in &stored.entries {
             let entry: Entry = parse(bytes)?;
             if entry.index != index || index != log.last() + 1 {
@@ -86,6 +96,22 @@ impl Log {
             return Err(Malformed("stored log: its end is missing"));
         }
         Ok(log)
+    }
+
+    /// After the disk was lost: the log that this node had may have reached up to here. Before it does again, there is
+    /// no voting.
+    pub fn join_point(&self) -> Option<Position> {
+        self.join_point
+    }
+
+    /// The log goes on to be written with this one.
+    pub fn set_join_point(&mut self, position: Position) {
+        self.join_point = Some(position).filter(|&position| position > self.last_position());
+    }
+
+    /// The newest entry.
+    pub fn last_position(&self) -> Position {
+        (self.term(self.last()).expect("the log has its last entry"), self.last())
     }
 
     /// The snapshot's data, if there is one.
@@ -136,11 +162,15 @@ impl Log {
             self.entries.truncate(self.offset(first.index));
             self.entries.extend(entries);
         }
+        if self.join_point.is_some_and(|position| self.last_position() >= position) {
+            self.join_point = None;
+        }
         LogWrite {
             hard_state: encode(&self.hard_state),
             snapshot: (!snapshot.is_empty()).then(|| encode(snapshot)),
             keep: 0..keep_end,
             entries: stored,
+            join_point: self.join_point,
         }
     }
 
@@ -159,6 +189,7 @@ impl Log {
             snapshot: Some(encode(&self.snapshot)),
             keep: index + 1..u64::MAX,
             entries: Vec::new(),
+            join_point: self.join_point,
         }
     }
 }
@@ -269,6 +300,29 @@ mod tests {
         assert_eq!((both.0.snapshot_index(), both.0.last(), both.1.entries.len()), (9, 9, 0));
         both.update(state(4, 9), &none, &[entry(10, 4)]);
         assert_eq!(both.0.last(), 10);
+    }
+
+    #[test]
+    fn a_join_point_stays_until_the_log_has_reached_it() {
+        let mut both = Both::new();
+        let none = Snapshot::default();
+        both.0.set_join_point((2, 3));
+        both.update(state(3, 0), &none, &[entry(1, 1), entry(2, 1)]);
+        assert_eq!((both.1.join_point, both.0.last_position()), (Some((2, 3)), (1, 2)));
+        // More entries, but of an older term.
+        both.update(state(3, 0), &none, &[entry(3, 1), entry(4, 1)]);
+        assert_eq!(both.1.join_point, Some((2, 3)));
+        both.update(state(3, 0), &none, &[entry(5, 3)]);
+        assert_eq!((both.1.join_point, both.0.join_point()), (None, None));
+        both.0.set_join_point((3, 5));
+        assert_eq!(both.0.join_point(), None);
+        both.0.set_join_point((4, 6));
+        let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().index = 9;
+        snapshot.mut_metadata().term = 4;
+        snapshot.mut_metadata().set_conf_state(voters());
+        both.update(state(4, 9), &snapshot, &[]);
+        assert_eq!(both.1.join_point, None);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
 //! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for, `guard` what
-//! keeps a leader from deciding that has lost its register.
+//! keeps a leader from deciding that has lost its register, `enquiry` how a voter comes back that has lost its own.
 
+mod enquiry;
 mod guard;
 mod peers;
 mod reports;
@@ -28,7 +29,7 @@ use twofold_proto::{
 };
 
 pub use self::requests::{AdminCommand, AdminReply};
-use self::{guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange};
+use self::{enquiry::Enquiry, guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange};
 use crate::{
     choice,
     log::{LogWrite, Stored},
@@ -90,6 +91,8 @@ pub struct ManagementNode {
     links: Links,
     peers: BTreeMap<LinkId, Peer>,
     replica: Replica,
+    /// While its directory is empty.
+    enquiry: Option<Enquiry>,
     register: Register,
     /// What came out of `replica` and was not dealt with yet.
     output: Output,
@@ -146,6 +149,7 @@ impl ManagementNode {
             file: config,
             peers: BTreeMap::new(),
             replica,
+            enquiry: None,
             register,
             output: Output::default(),
             started: false,
@@ -181,6 +185,11 @@ impl ManagementNode {
         self.leading.is_some()
     }
 
+    /// Whether it votes: it has no directory that was lost and is not made good yet.
+    pub fn votes(&self) -> bool {
+        self.replica.standing().voter
+    }
+
     /// The agreed config, or the file's before there is one.
     fn config(&self) -> &ClusterConfig {
         self.register.config().unwrap_or(&self.file)
@@ -208,6 +217,7 @@ impl ManagementNode {
         }
         self.tick_due = now + TICK;
         self.replica.tick();
+        self.enquire(now, effects);
         self.evaluate = true;
         self.forget_old(now, effects);
         self.note_behind(now, effects);
@@ -276,6 +286,8 @@ impl ManagementNode {
                 self.replica.receive(raft);
                 Ok(())
             }
+            Kind::VoterReq => self.voter_request(link, peer.node, incarnation, message.body, effects),
+            Kind::VoterConf => self.voter_answer(peer.node, incarnation, message.body, effects),
             Kind::ReportOrd => {
                 self.report(now, link, Life { node: peer.node, incarnation }, peer.worker, message.body)
             }

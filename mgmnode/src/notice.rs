@@ -31,6 +31,13 @@ pub enum Notice {
     RegisterLost(String),
     /// The config is now that of this node's file.
     ConfigTaken,
+    /// This node has found its directory empty, and takes no part before all others have said what they have.
+    EmptyDirectory {
+        /// Who has not, or has lost something itself.
+        awaited: Vec<NodeId>,
+    },
+    /// They have; it takes part once it has what it may have acknowledged before.
+    CatchesUp,
     /// A life of a data node has ended.
     Gone(Life),
     /// A node was told to stop or to start anew.
@@ -57,6 +64,8 @@ impl Notice {
             Notice::View { before, view } => view.members.len() < before.members.len(),
             Notice::ConfigRefused(_)
             | Notice::RegisterLost(_)
+            | Notice::EmptyDirectory { .. }
+            | Notice::CatchesUp
             | Notice::Told { .. }
             | Notice::Nonsense { .. }
             | Notice::Gone(_) => true,
@@ -85,6 +94,18 @@ impl fmt::Display for Notice {
             Notice::View { before, view } => view_change(f, before, view),
             Notice::ConfigRefused(reason) => write!(f, "the config file is not taken: {reason}"),
             Notice::RegisterLost(reason) => f.write_str(reason),
+            Notice::EmptyDirectory { awaited } => {
+                let nodes: Vec<String> = awaited.iter().map(NodeId::to_string).collect();
+                write!(
+                    f,
+                    "the directory of this node is empty: it takes no part before all other management nodes have said \
+                     what they know; it waits for {}",
+                    nodes.join(", ")
+                )
+            }
+            Notice::CatchesUp => f.write_str(
+                "the directory of this node was empty: it takes part again once it has the register as it is now",
+            ),
             Notice::ConfigTaken => f.write_str("the config is now that of the file"),
             Notice::Gone(life) => write!(f, "node {} has ended", life.node),
             Notice::Told { life, reason } => write!(f, "node {} is told to stop: {reason}", life.node),

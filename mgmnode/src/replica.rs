@@ -8,15 +8,16 @@ use std::collections::VecDeque;
 
 use raft::{
     Config, RawNode, SnapshotStatus, StateRole,
-    eraftpb::{ConfState, EntryType, Message},
+    eraftpb::{ConfState, EntryType, HardState, Message, MessageType},
 };
+use serde::{Deserialize, Serialize};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::NodeId,
     time::Duration,
 };
 
-use crate::log::{Log, LogWrite, Stored, encode};
+use crate::log::{Log, LogWrite, Position, Stored, encode};
 
 /// How often Raft's clock ticks; a leader sends heartbeats at each.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -50,6 +51,17 @@ pub enum Committed {
     Command(Vec<u8>),
 }
 
+/// What a voter is bound by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// Whether it has all that it ever promised. If not it says what it knows of that.
+    pub voter: bool,
+    /// The newest term in which it may have voted or acknowledged something.
+    pub term: u64,
+    /// Up to where it may have acknowledged entries.
+    pub last: Position,
+}
+
 /// What waits for a write.
 #[derive(Debug)]
 struct Waiting {
@@ -61,6 +73,8 @@ struct Waiting {
 
 /// One of the voters.
 pub struct Replica {
+    /// There is nothing on disk, and nobody has said yet whether there was.
+    blank: bool,
     node: RawNode<Log>,
     waiting: VecDeque<Waiting>,
     last_write: u64,
@@ -93,6 +107,7 @@ impl Replica {
         let log = Log::new(states, stored).map_err(|fault| {
             Error::new(ErrorCode::Internal, format!("the register of node {id} on disk: {fault}"))
         })?;
+        let blank = voters.len() > 1 && *stored == Stored::default();
         let data = log.snapshot_data().map(<[u8]>::to_vec);
         let election_tick = ELECTION_TICKS + place * ELECTION_TICKS_APART;
         let snapshot = (log.snapshot_index(), raft::Storage::term(&log, log.snapshot_index()).unwrap_or(0));
@@ -117,7 +132,7 @@ impl Replica {
             // Nobody else could.
             node.campaign().map_err(internal)?;
         }
-        Ok((Replica { node, waiting: VecDeque::new(), last_write: 0, applied: snapshot }, data))
+        Ok((Replica { blank, node, waiting: VecDeque::new(), last_write: 0, applied: snapshot }, data))
     }
 
     /// The present term.
@@ -138,13 +153,64 @@ impl Replica {
 
     /// Lets Raft's clock go on by one tick.
     pub fn tick(&mut self) {
-        self.node.tick();
+        // Who may not vote does not stand for election.
+        if self.standing().voter {
+            self.node.tick();
+        }
+    }
+
+    /// Whether it has nothing and waits for [`Replica::begin`].
+    pub fn is_blank(&self) -> bool {
+        self.blank
+    }
+
+    /// What it is bound by.
+    pub fn standing(&self) -> Standing {
+        let log = self.node.store();
+        let last = log.last_position().max(log.join_point().unwrap_or_default());
+        Standing { voter: !self.blank && log.join_point().is_none(), term: self.term(), last }
+    }
+
+    /// It has lost its disk, and all it can have promised is within this. So it votes in later terms only, and not before
+    /// its log has reached as far; till then it follows who leads in such a term, or leads since then.
+    pub fn begin(&mut self, promised: Standing) {
+        assert!(self.blank, "{self:?} has begun");
+        self.blank = false;
+        if promised.term > 0 {
+            // As if it had voted for itself.
+            let state = HardState { term: promised.term, vote: self.node.raft.id, ..HardState::default() };
+            self.node.raft.load_state(&state);
+        }
+        self.node.mut_store().set_join_point(promised.last);
+    }
+
+    /// As leader: that voter has nothing any more of what it had acknowledged.
+    pub fn forget_progress(&mut self, voter: NodeId) {
+        let is_leader = self.node.raft.state == StateRole::Leader;
+        if let Some(progress) = self.node.raft.mut_prs().get_mut(voter.0.into()).filter(|_| is_leader) {
+            progress.become_probe();
+            (progress.matched, progress.next_idx) = (0, 1);
+        }
+    }
+
+    /// Whether a message may be taken in: what asks for no vote, if there is none to give.
+    fn is_admitted(&self, message: &Message) -> bool {
+        let Standing { voter, .. } = self.standing();
+        let follows = match message.get_msg_type() {
+            MessageType::MsgAppend | MessageType::MsgSnapshot => true,
+            // One from before its sender knew that this log was lost tells of entries that are not there.
+            MessageType::MsgHeartbeat => message.commit <= self.node.raft.raft_log.last_index(),
+            _ => false,
+        };
+        voter || (!self.blank && follows)
     }
 
     /// Takes in a message from another voter. Raft itself sorts out what is old.
     pub fn receive(&mut self, message: Message) {
         // What Raft does not take (from a past configuration, or a proposal without a leader) is as if it was lost.
-        let _ = self.node.step(message);
+        if self.is_admitted(&message) {
+            let _ = self.node.step(message);
+        }
     }
 
     /// A message to this voter, maybe a snapshot, was lost.

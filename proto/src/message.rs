@@ -138,6 +138,10 @@ kinds! {
     StopOrd = 77;
     /// Management nodes to data nodes: a life that is provably gone, a bincode [`GoneOrd`].
     GoneRep = 78;
+    /// Management node with an empty directory to another: what is it that I may have promised?
+    VoterReq = 79;
+    /// The answer.
+    VoterConf = 80;
 }
 
 /// Appends the bincode of a control message.

@@ -16,6 +16,8 @@ use twofold_mgmnode::log::{LogWrite, Stored};
 
 const HARD_STATE: &[u8] = b"hard state";
 const SNAPSHOT: &[u8] = b"snapshot";
+/// Term and index, big endian.
+const JOIN_POINT: &[u8] = b"join point";
 /// Followed by the index, big endian.
 const ENTRY: &[u8] = b"entry ";
 /// Bytes that sled keeps in memory; all is read once, at the start.
@@ -90,6 +92,12 @@ impl Store {
         let value = |key| self.sled.get(key).map(|value| value.map(|bytes| bytes.to_vec()));
         let mut stored =
             Stored { hard_state: value(HARD_STATE)?, snapshot: value(SNAPSHOT)?, ..Stored::default() };
+        if let Some(bytes) = value(JOIN_POINT)? {
+            let (term, index) = bytes.split_at_checked(8).unwrap_or_default();
+            let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes);
+            let malformed = |_| io::Error::other("the join point of the register is none");
+            stored.join_point = Some((number(term).map_err(malformed)?, number(index).map_err(malformed)?));
+        }
         for item in self.sled.scan_prefix(ENTRY) {
             let (key, bytes) = item?;
             let index = key[ENTRY.len()..]
@@ -121,6 +129,12 @@ impl Store {
             }
             if let Some(snapshot) = &write.snapshot {
                 batch.insert(SNAPSHOT, &snapshot[..]);
+            }
+            match write.join_point {
+                Some((term, index)) => {
+                    batch.insert(JOIN_POINT, &[term.to_be_bytes(), index.to_be_bytes()].concat()[..]);
+                }
+                None => batch.remove(JOIN_POINT),
             }
             batch.insert(HARD_STATE, &write.hard_state[..]);
             self.sled.apply_batch(batch)?;
@@ -168,6 +182,7 @@ mod tests {
             snapshot: snapshot.map(<[u8]>::to_vec),
             keep,
             entries: entries.iter().map(|(index, bytes)| (*index, bytes.to_vec())).collect(),
+            join_point: snapshot.map(|bytes| (7, bytes.len() as u64)),
         }
     }
 

@@ -138,7 +138,7 @@ impl ManagementNode {
     }
 
     /// Drops all links of peers that `condition` holds for.
-    fn drop_links(&mut self, effects: &mut Vec<Effect>, condition: impl Fn(&Peer) -> bool) {
+    pub(super) fn drop_links(&mut self, effects: &mut Vec<Effect>, condition: impl Fn(&Peer) -> bool) {
         let links: Vec<LinkId> =
             self.peers.iter().filter(|(_, peer)| condition(peer)).map(|(&link, _)| link).collect();
         for link in links {

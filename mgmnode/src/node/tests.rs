@@ -1,6 +1,7 @@
 //! Management nodes on a network in memory.
 
 mod driver;
+mod empty_directory;
 mod guard;
 
 use twofold_proto::{
@@ -360,7 +361,10 @@ fn the_log_stays_short_and_a_node_that_was_away_gets_a_snapshot() {
 #[test]
 fn votes_and_answers_wait_for_the_disk() {
     let config = cluster(3);
-    let mut node = ManagementNode::new(config, NodeId(1), Incarnation(5), &Stored::default()).unwrap();
+    // It has been there before: a new one would ask the others first.
+    let hard_state = crate::log::encode(&raft::eraftpb::HardState { term: 1, ..Default::default() });
+    let stored = Stored { hard_state: Some(hard_state), ..Stored::default() };
+    let mut node = ManagementNode::new(config, NodeId(1), Incarnation(5), &stored).unwrap();
     let mut effects = Vec::new();
     let mut now = Time::from_millis(10);
     for _ in 0..20 {

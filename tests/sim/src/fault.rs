@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use twofold_mgmnode::node::ManagementNode;
 use twofold_proto::{
     ids::NodeId,
     random::Random,
@@ -257,6 +258,14 @@ impl Faults {
             world.processes()[place].management_machine().is_some_and(|node| node.is_leading())
         };
         let leader = places.iter().find(leads).copied();
+        // One directory may be lost while the others are whole.
+        let all_vote = places.iter().all(|&place| {
+            world.processes()[place].management_machine().is_some_and(ManagementNode::votes)
+        });
+        if places.len() > 1 && all_vote && self.random.one_in(4) {
+            world.lose_disk(*self.random.pick(&places));
+            return Some("management loses its directory");
+        }
         let host = self.random.one_in(4);
         match self.random.below(6) {
             0 => places.iter().for_each(|&place| world.kill(place, host)),

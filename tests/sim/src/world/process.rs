@@ -298,6 +298,13 @@ impl World {
         }
     }
 
+    /// A management node dies, and what it has written with it.
+    pub fn lose_disk(&mut self, place: usize) {
+        self.kill(place, false);
+        let process = &mut self.processes[place];
+        process.disk = Stored::default();
+    }
+
     fn restart_delay(&mut self, place: usize) -> Duration {
         let millis = match self.processes[place].kind {
             Kind::Data if self.random.one_in(4) => self.random.between(700, 3000),
