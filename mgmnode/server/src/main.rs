@@ -28,6 +28,7 @@ use crate::{
 /// A management node of Twofold: keeps the cluster's config, views and catalog, and decides who is in.
 ///
 /// Run 1, 3 or 5 of them, each with the same config file and a directory of its own, which has to survive restarts.
+/// The first start needs all of them.
 /// Data nodes, API nodes and the `twofold` command find the cluster by their addresses.
 #[derive(Parser)]
 #[command(name = "twofold-mgmnode", version)]
@@ -38,7 +39,8 @@ struct Arguments {
     /// Which of the config's management nodes this is.
     #[arg(long, env = "TWOFOLD_ID", default_value_t = 1)]
     id: u16,
-    /// Where it keeps the register. Never let two nodes share it, and never give a node an empty one that had another.
+    /// Where it keeps the register. Never let two nodes share it. A node that had another and is given an
+    /// empty one takes no part before all other management nodes have told it what it may have promised.
     #[arg(long, env = "TWOFOLD_DIR")]
     dir: PathBuf,
     /// How log lines look: text or json.
