@@ -2,21 +2,32 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{Fake, Faults};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 use tonic_types::StatusExt;
-use twofold_apinode_server::grpc;
+use twofold_apinode::request::{Answer, End, Request, Results, Statement};
+use twofold_apinode_server::{
+    grpc,
+    handle::{Handle, Submission},
+};
 use twofold_grpc::v1::{
     self as pb, operation::Kind, twofold_client::TwofoldClient, value::Kind as ValueKind,
 };
-use twofold_proto::error::{Error, ErrorCode};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::Epoch,
+    message::TransactionState,
+};
 
 type Client = TwofoldClient<Channel>;
 
@@ -35,6 +46,37 @@ fn test<F: Future<Output = ()>>(body: impl FnOnce(Client, Channel, Faults) -> F)
         let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
         body(TwofoldClient::new(channel.clone()).max_decoding_message_size(64 << 20), channel, faults).await;
     });
+}
+
+/// Runs a test that answers what is asked of the cluster itself.
+fn by_hand<F: Future<Output = ()>>(body: impl FnOnce(Client, mpsc::Receiver<Submission>) -> F) {
+    twofold_runtime::thread::runtime().unwrap().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (handle, submissions) = Handle::new(Fake::new().tables().clone());
+        let services = grpc::services(handle).await.unwrap();
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(async move {
+            Server::builder().add_routes(services).serve_with_incoming(incoming).await.unwrap();
+        });
+        let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
+        body(TwofoldClient::new(channel).max_decoding_message_size(64 << 20), submissions).await;
+    });
+}
+
+async fn next_statement(
+    submissions: &mut mpsc::Receiver<Submission>,
+) -> (Statement, oneshot::Sender<Answer>) {
+    let next = tokio::time::timeout(Duration::from_secs(30), submissions.recv()).await;
+    let Submission { request, answer } = next.expect("nothing more is asked").unwrap();
+    let Request::Statement(statement) = request else { panic!("{request:?}") };
+    (statement, answer)
+}
+
+/// The answer to a statement that leaves its transaction open.
+fn opened() -> Answer {
+    let (state, results) = (TransactionState::Open, Results::new(0));
+    Answer::Statement { state, epoch: Epoch(0), token: None, timestamp: 77, results }
 }
 
 fn int(value: i64) -> pb::Value {
@@ -419,6 +461,52 @@ fn a_session_that_ends_leaves_nothing_open() {
         assert!(session.responses.next().await.is_none());
         let done = transaction(&mut client, vec![read(1)]).await.unwrap();
         assert!(!done.results[0].existed, "it was rolled back before the stream ended");
+    });
+}
+
+#[test]
+fn a_commit_under_way_when_its_session_goes_is_followed_by_a_rollback() {
+    by_hand(async |mut client, mut submissions| {
+        let mut session = Session::open(&mut client).await;
+        session.requests.send(pb::SessionRequest { begin: true, ..statement(1, vec![]) }).await.unwrap();
+        let (begin, answer) = next_statement(&mut submissions).await;
+        answer.send(opened()).unwrap();
+        assert_eq!(session.responses.next().await.unwrap().unwrap().state(), pb::State::Open);
+        let commit = pb::SessionRequest { end: pb::End::Commit.into(), ..statement(1, vec![]) };
+        session.requests.send(commit).await.unwrap();
+        let (commit, answer) = next_statement(&mut submissions).await;
+        assert_eq!((commit.handle, commit.end), (begin.handle, End::Commit));
+        drop(session);
+        // It waits for the commit, which may fail, and leave the transaction open.
+        let (rollback, _) = next_statement(&mut submissions).await;
+        assert_eq!((rollback.handle, rollback.end), (begin.handle, End::Rollback));
+        drop(answer);
+    });
+}
+
+#[test]
+fn a_way_back_with_a_savepoint_too_many_changes_nothing() {
+    test(async |mut client, _, _| {
+        create(&mut client).await;
+        let mut session = Session::open(&mut client).await;
+        let savepoint = |name: &str, operations| pb::SessionRequest {
+            savepoint: name.into(),
+            ..statement(1, operations)
+        };
+        session.ask(pb::SessionRequest { begin: true, ..savepoint("first", vec![]) }).await;
+        for number in 1..256 {
+            let answer = session.ask(savepoint(&format!("s{number}"), vec![])).await;
+            assert_eq!(code(&answer), "");
+        }
+        session.ask(statement(1, vec![insert(1, "x")])).await;
+        let back = pb::SessionRequest { rollback_to: "s255".into(), ..savepoint("one more", vec![]) };
+        let answer = session.ask(back).await;
+        assert_eq!((answer.state(), code(&answer)), (pb::State::Open, "TF-4002"));
+        // Had that taken the number of the insert, this would undo it.
+        let answer = session.ask(statement(1, vec![insert(1, "again")])).await;
+        assert_eq!((answer.state(), code(&answer)), (pb::State::Open, "TF-1011"));
+        session.ask(pb::SessionRequest { end: pb::End::Commit.into(), ..statement(1, vec![]) }).await;
+        assert!(transaction(&mut client, vec![read(1)]).await.unwrap().results[0].existed);
     });
 }
 

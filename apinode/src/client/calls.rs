@@ -7,7 +7,7 @@ use twofold_proto::{
     links::LinkId,
     message::{
         BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, TransactionReq,
-        TransactionState,
+        TransactionState, UNDO,
     },
     operation::OperationKind,
     time::{Duration, Time},
@@ -16,7 +16,7 @@ use twofold_proto::{
 
 use crate::request::{Answer, Failure, TransactionToken};
 
-use super::{Client, LEARNED_MAX, NEVER};
+use super::{Client, LEARNED_MAX, NEVER, transactions::not_undone};
 
 /// What fails for a moment is tried again after a random part of this, doubled each time up to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(1);
@@ -206,7 +206,9 @@ impl Client {
         if self.stopping {
             return Err(Error::new(ErrorCode::Stopping, "this client is stopping"));
         }
-        if self.calls.len() >= bounds.calls || self.calls.bytes >= bounds.bytes {
+        // A rollback is small, makes room, and there is one for each open transaction at most.
+        let rolls_back = matches!(work, Work::Statement(statement) if statement.has(ROLLBACK));
+        if !rolls_back && (self.calls.len() >= bounds.calls || self.calls.bytes >= bounds.bytes) {
             let (calls, bytes) = (self.calls.len(), self.calls.bytes);
             let text = format!("{calls} requests with {bytes} bytes are under way at this client");
             return Err(Error::new(ErrorCode::Overloaded, text));
@@ -229,9 +231,15 @@ impl Client {
             Ok(()) => {}
             Err(Blocked::Unserved) => self.wait(slot, None),
             Err(Blocked::Full(error)) => {
-                // What was not sent changes nothing of an open transaction.
-                let begun =
-                    matches!(self.calls.get(slot).work, Work::Statement(statement) if !statement.has(BEGIN));
+                // What was not sent changes nothing of an open transaction, unless it was to undo something.
+                let (begun, undoes) = match self.calls.get(slot).work {
+                    Work::Statement(statement) => (!statement.has(BEGIN), statement.has(UNDO)),
+                    _ => (false, false),
+                };
+                if undoes {
+                    self.tell_failure(slot, not_undone(error), None, TransactionState::Aborted);
+                    return self.roll_back(slot);
+                }
                 let state = if begun { TransactionState::Open } else { TransactionState::Aborted };
                 self.conclude_failed(slot, error, None, state);
             }
@@ -254,7 +262,8 @@ impl Client {
             self.links.to(endpoint, incarnation).ok_or(Blocked::Gone)?
         };
         let link = self.links.get_mut(id).ok_or(Blocked::Unserved)?;
-        if link.kept_bytes() > self.setup.bounds.link_bytes {
+        let rolls_back = matches!(call.work, Work::Statement(statement) if statement.has(ROLLBACK));
+        if link.kept_bytes() > self.setup.bounds.link_bytes && !rolls_back {
             let text = format!("{} bytes wait for {:?}", link.kept_bytes(), link.peer());
             return Err(Blocked::Full(Error::new(ErrorCode::Overloaded, text)));
         }
@@ -558,7 +567,7 @@ impl Client {
         }
     }
 
-    fn tell_pending(&mut self, slot: u32) {
+    pub(super) fn tell_pending(&mut self, slot: u32) {
         self.counters.pending += 1;
         let node = self.calls.get(slot).token.coordinator.endpoint.node;
         let text = format!("node {node} has not answered whether the transaction is committed");

@@ -220,6 +220,8 @@ pub struct Client {
     timers: BTreeSet<(Time, u32)>,
     /// When deadlines are looked at next.
     next_sweep: Time,
+    /// When transactions are looked for that are idle.
+    idle_at: Time,
     /// When workers are told of the mark next; when that leaves at the latest.
     mark_at: Time,
     flush_at: Time,
@@ -263,6 +265,7 @@ impl Client {
             next_change: 0,
             timers: BTreeSet::new(),
             next_sweep: NEVER,
+            idle_at: NEVER,
             mark_at: NEVER,
             flush_at: NEVER,
             seal_all: false,
@@ -386,6 +389,9 @@ impl Client {
         if self.next_sweep <= self.now {
             self.sweep();
         }
+        if self.idle_at <= self.now {
+            self.forget_idle();
+        }
         self.tick_mark();
         self.tick_changes();
     }
@@ -438,7 +444,8 @@ impl Machine for Client {
         }
         let waiting = self.timers.first().map_or(NEVER, |(at, _)| *at);
         let changes = self.changes.values().map(Change::due).min().unwrap_or(NEVER);
-        let due = waiting.min(changes).min(self.next_sweep).min(self.mark_at).min(self.flush_at);
+        let due =
+            waiting.min(changes).min(self.next_sweep).min(self.idle_at).min(self.mark_at).min(self.flush_at);
         (due != NEVER).then_some(due)
     }
 

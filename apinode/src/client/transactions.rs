@@ -11,7 +11,7 @@ use twofold_proto::{
         BEGIN, COMMIT, ROLLBACK, SERIALIZABLE, TransactionConf, TransactionRef, TransactionState, UNDO,
     },
     operation::{LockMode, OperationRef},
-    time::Time,
+    time::{Duration, Time},
     wire::{Malformed, Reader, Writer},
 };
 
@@ -20,13 +20,17 @@ use crate::request::{
 };
 
 use super::{
-    Client,
+    Client, NEVER,
     calls::{Owner, Stage, Statement, Work},
     operations::{check_operations, plain_result, read_operations},
 };
 
 /// How far an attempt may lie back to which a retry refers.
 const AGE_MAX_MICROS: u64 = 10 * 60 * 1_000_000;
+
+/// Transactions are looked for that are idle this often: an eighth of how long they may be, within these.
+const IDLE_SWEEP_MIN: Duration = Duration::from_millis(10);
+const IDLE_SWEEP_MAX: Duration = Duration::from_secs(1);
 
 /// A partition that a transaction has locked, and so a participant: it may be asked for the outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +53,15 @@ pub(super) struct Interactive {
     call: Option<u32>,
     /// Statements that wait for it: each with its token and deadline.
     queue: VecDeque<(u64, Time, request::Statement)>,
+    /// When it began or a statement was answered last.
+    last_used: Time,
+}
+
+impl Interactive {
+    /// Whether a statement more cannot run: the queue ends with a rollback.
+    fn is_ending(&self) -> bool {
+        self.queue.back().is_some_and(|(_, _, statement)| statement.end == End::Rollback)
+    }
 }
 
 /// A partition that these operations lock: one that they write, if there is any; `before`, if that is as good.
@@ -73,6 +86,15 @@ fn locks(
         }
     }
     best
+}
+
+/// Why a transaction ends with a statement that was to go back to a savepoint, and was refused.
+pub(super) fn not_undone(error: Error) -> Error {
+    let text = format!(
+        "{}; the transaction is rolled back, since it could not go back to the savepoint",
+        error.text
+    );
+    Error::new(error.code, text)
 }
 
 /// The partition that coordinates: the hint's, or the first operation's.
@@ -122,7 +144,6 @@ impl Client {
         }
     }
 
-    /// Answers a statement that needed nobody.
     /// How old a transaction is that begins now, or goes back to an earlier attempt. That is the user's word: it may not
     /// be older than any honest one, else it wins for ever, nor younger than the others.
     fn age(&self, earlier: Option<u64>) -> u64 {
@@ -130,6 +151,7 @@ impl Client {
         earlier.map_or(now, |earlier| earlier.clamp(now.saturating_sub(AGE_MAX_MICROS), now))
     }
 
+    /// Answers a statement that needed nobody.
     fn answer_empty(&mut self, token: u64, state: TransactionState, timestamp: u64) {
         let (epoch, results) = (self.epoch, Results::new(0));
         self.answer(token, Answer::Statement { state, epoch, token: None, timestamp, results });
@@ -140,10 +162,7 @@ impl Client {
         let checked = check_operations(&statement.operations, &statement.options)
             .and_then(|()| self.begin_interactive(handle, statement.begin, &statement.options));
         if let Err(error) = checked {
-            let known = statement.begin.is_none() && self.transactions.contains_key(&handle);
-            let state = if known { TransactionState::Open } else { TransactionState::Aborted };
-            let timestamp = self.transactions.get(&handle).map_or(0, |interactive| interactive.timestamp);
-            return self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
+            return self.refuse_statement(token, &statement, error);
         }
         let deadline = self.deadline(statement.options.deadline);
         let queued_max = self.setup.bounds.queued_statements;
@@ -151,13 +170,16 @@ impl Client {
         if interactive.call.is_none() {
             return self.start_statement(token, deadline, statement);
         }
-        if interactive.queue.len() < queued_max {
+        if interactive.is_ending() {
+            let text = format!("transaction {handle} is about to be rolled back");
+            return self.answer_error(token, Error::new(ErrorCode::NoSuchTransaction, text));
+        }
+        // A rollback that were refused might leave the transaction open for good.
+        if interactive.queue.len() < queued_max || statement.end == End::Rollback {
             return interactive.queue.push_back((token, deadline, statement));
         }
-        let (state, timestamp) = (TransactionState::Open, interactive.timestamp);
         let text = format!("{queued_max} statements of the transaction wait already");
-        let error = Error::new(ErrorCode::TooMany, text);
-        self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
+        self.refuse_statement(token, &statement, Error::new(ErrorCode::TooMany, text));
     }
 
     /// Makes the transaction if the statement begins it.
@@ -170,8 +192,12 @@ impl Client {
         let partitions = self.partitions()?;
         let known = self.transactions.contains_key(&handle);
         let Some(begin) = begin else {
-            let unknown =
-                || Error::new(ErrorCode::NoSuchTransaction, format!("transaction {handle} is not open"));
+            let unknown = || {
+                let limit = self.idle_limit().as_millis();
+                let text =
+                    format!("transaction {handle} is not open: it has ended, or was idle for {limit} ms");
+                Error::new(ErrorCode::NoSuchTransaction, text)
+            };
             return if known { Ok(()) } else { Err(unknown()) };
         };
         if known {
@@ -189,9 +215,80 @@ impl Client {
             locked: None,
             call: None,
             queue: VecDeque::new(),
+            last_used: self.now,
         };
         self.transactions.insert(handle, interactive);
+        self.idle_at = self.idle_at.min(self.now + self.idle_limit());
         Ok(())
+    }
+
+    /// Answers a statement that its TC will not hear of. If it was to go back to a savepoint, that ends the transaction:
+    /// what it should have undone stands, and the numbers of the statements to come would be those of others.
+    fn refuse_statement(&mut self, token: u64, statement: &request::Statement, error: Error) {
+        let handle = statement.handle;
+        let interactive = self.transactions.get(&handle).filter(|_| statement.begin.is_none());
+        let open = interactive.map(|interactive| (interactive.timestamp, interactive.call));
+        let undoes = statement.undo && open.is_some();
+        let (state, error) = match open {
+            Some(_) if !undoes => (TransactionState::Open, error),
+            Some(_) => (TransactionState::Aborted, not_undone(error)),
+            None => (TransactionState::Aborted, error),
+        };
+        let timestamp = open.map_or(0, |(timestamp, _)| timestamp);
+        self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
+        let Some((_, call)) = open.filter(|_| undoes) else { return };
+        let Some(slot) = call else { return self.end_interactive(handle) };
+        let text = format!(
+            "transaction {handle} is rolled back: a later statement, back to a savepoint, was refused"
+        );
+        let error = Error::new(ErrorCode::TransactionFailed, text);
+        match self.calls.get(slot).stage {
+            // Nothing of it is at a TC.
+            Stage::Waiting(_) => self.conclude_failed(slot, error, None, TransactionState::Aborted),
+            // If this commits all the same, whoever asked hears that from `Status`.
+            _ if self.calls.get(slot).committing => self.tell_pending(slot),
+            // Rolled back with the TC's answer.
+            _ => self.tell_failure(slot, error, None, TransactionState::Aborted),
+        }
+    }
+
+    /// Ends a transaction that has no statement under way, and says so to nobody but its TC.
+    fn end_interactive(&mut self, handle: u64) {
+        let known = self.transactions.get(&handle).and_then(|interactive| interactive.token);
+        self.statement_over(Some(handle), TransactionState::Aborted);
+        let Some(known) = known else { return };
+        let work = Work::Statement(Statement {
+            handle: None,
+            flags: ROLLBACK,
+            number: 0,
+            operations: 0,
+            writes: false,
+        });
+        // A client that stops ends its session, and all transactions with it.
+        if let Ok(slot) = self.open_call(work, Owner::Nobody, NEVER, known.partition, |_| ()) {
+            self.calls.get_mut(slot).token = known;
+            self.roll_back(slot);
+        }
+    }
+
+    /// How long a transaction may lie without a statement. Its TC ends it then, too.
+    fn idle_limit(&self) -> Duration {
+        Duration::from_millis(self.config.as_ref().map_or(0, |config| config.idle_transaction_ms.into()))
+    }
+
+    /// Forgets transactions that their users have forgotten.
+    pub(super) fn forget_idle(&mut self) {
+        let (now, limit) = (self.now, self.idle_limit());
+        let is_idle = |interactive: &Interactive| {
+            interactive.call.is_none() && now.since(interactive.last_used) > limit
+        };
+        self.transactions.retain(|_, interactive| !is_idle(interactive));
+        // All are looked at each time, so not too often.
+        let soon = now + (limit / 8).clamp(IDLE_SWEEP_MIN, IDLE_SWEEP_MAX);
+        self.idle_at = match self.transactions.values().map(|interactive| interactive.last_used).min() {
+            Some(earliest) => soon.max(earliest + limit + Duration::from_nanos(1)),
+            None => NEVER,
+        };
     }
 
     /// Sends a statement, or answers it if there is nothing to send.
@@ -236,6 +333,11 @@ impl Client {
                 self.transactions.get_mut(&handle).expect("just seen").call = Some(slot);
                 self.launch(slot);
             }
+            Err(error) if undo && known.is_some() => {
+                let (state, error) = (TransactionState::Aborted, not_undone(error));
+                self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
+                self.end_interactive(handle);
+            }
             Err(error) => {
                 let state = if known.is_some() { TransactionState::Open } else { TransactionState::Aborted };
                 self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
@@ -269,6 +371,7 @@ impl Client {
         let Some(handle) = handle else { return };
         let interactive = self.transactions.get_mut(&handle).expect("a statement of it was answered");
         interactive.call = None;
+        interactive.last_used = self.now;
         if state == TransactionState::Open {
             if let Some((token, deadline, statement)) = interactive.queue.pop_front() {
                 self.start_statement(token, deadline, statement);
@@ -425,6 +528,8 @@ impl Client {
     }
 
     pub(super) fn check_transactions(&self) {
+        let looked_for = self.transactions.is_empty() || self.idle_at != NEVER;
+        assert!(looked_for, "nobody looks for idle ones of {} transactions", self.transactions.len());
         for (handle, interactive) in &self.transactions {
             let call = interactive.call.map(|slot| self.calls.get(slot));
             assert_eq!(call.is_none(), interactive.call.is_none(), "transaction {handle}");

@@ -148,14 +148,7 @@ impl Session {
             return Err(Error::new(ErrorCode::NoSuchTransaction, text).into());
         };
         let undo = !request.rollback_to.is_empty();
-        if undo {
-            open.roll_back_to(&request.rollback_to)?;
-        }
-        let number = open.next_statement;
-        open.next_statement += 1;
-        if !request.savepoint.is_empty() {
-            open.set_savepoint(request.savepoint)?;
-        }
+        let number = open.number_statement(&request.rollback_to, request.savepoint)?;
         open.ending = end != End::Stay;
         let handle = open.handle;
         let operations = converted.operations;
@@ -208,39 +201,48 @@ impl Session {
         response
     }
 
-    /// Ends what the client has left open.
+    /// Ends what the client has left open. One whose end is under way, too: that may fail, and leave it open.
     async fn roll_back(self) {
-        for open in self.open.into_values().filter(|open| !open.ending) {
+        let mut under_way = Vec::new();
+        for open in self.open.into_values() {
             let statement = Statement {
                 handle: open.handle,
                 number: open.next_statement,
                 end: End::Rollback,
                 ..Statement::default()
             };
-            self.handle.submit(Request::Statement(statement)).await;
+            under_way.push(self.handle.begin(Request::Statement(statement)).await);
+        }
+        for pending in under_way {
+            pending.answer().await;
         }
     }
 }
 
 impl Open {
-    fn roll_back_to(&mut self, savepoint: &str) -> Result<(), Failure> {
-        let Some(place) = self.savepoints.iter().rposition(|(name, _)| name == savepoint) else {
-            return Err(malformed(format!("there is no savepoint `{savepoint}`")));
-        };
-        self.savepoints.truncate(place + 1);
-        self.next_statement = self.savepoints[place].1;
-        Ok(())
-    }
-
-    fn set_savepoint(&mut self, name: String) -> Result<(), Failure> {
+    /// The next statement's number: that of the first one to undo, if it is to go back to a savepoint. `savepoint` is one
+    /// to set behind it. Where that fails, nothing has changed: a number is not used for two statements that both stand.
+    fn number_statement(&mut self, back_to: &str, savepoint: String) -> Result<u32, Failure> {
+        let (mut kept, mut number) = (self.savepoints.len(), self.next_statement);
+        if !back_to.is_empty() {
+            let Some(place) = self.savepoints.iter().rposition(|(name, _)| name == back_to) else {
+                return Err(malformed(format!("there is no savepoint `{back_to}`")));
+            };
+            (kept, number) = (place + 1, self.savepoints[place].1);
+        }
         // One of the same name is replaced, as in SQL.
-        self.savepoints.retain(|(other, _)| *other != name);
-        if self.savepoints.len() == SAVEPOINTS_MAX {
+        let others = self.savepoints[..kept].iter().filter(|(name, _)| *name != savepoint).count();
+        if !savepoint.is_empty() && others == SAVEPOINTS_MAX {
             let text = format!("the transaction has {SAVEPOINTS_MAX} savepoints; that is the most");
             return Err(Error::new(ErrorCode::TooMany, text).into());
         }
-        self.savepoints.push((name, self.next_statement));
-        Ok(())
+        self.savepoints.truncate(kept);
+        self.next_statement = number + 1;
+        if !savepoint.is_empty() {
+            self.savepoints.retain(|(name, _)| *name != savepoint);
+            self.savepoints.push((savepoint, number + 1));
+        }
+        Ok(number)
     }
 }
 

@@ -372,6 +372,150 @@ fn handles_and_queues_are_bounded_and_checked() {
     assert_eq!((failure.error.code, failure.state), (ErrorCode::TooMany, Open));
 }
 
+/// One whose bounds are small: a statement may wait, and every link is full.
+fn bounded(change: impl FnOnce(&mut Bounds)) -> Net {
+    let mut setup = setup();
+    setup.bounds.queued_statements = 1;
+    change(&mut setup.bounds);
+    let mut net = Net::new(setup);
+    net.make_ready(1);
+    net.submit(1, Request::Statement(statement(1, &[write(0)], End::Stay)));
+    let sent = net.one_statement(11);
+    conf(&mut net, 11, sent.request, Open, &[b"one"]);
+    net.effects.clear();
+    net
+}
+
+fn code_and_state(answer: &Answer) -> (ErrorCode, TransactionState) {
+    match answer {
+        Answer::Failed(failure) => (failure.error.code, failure.state),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_rollback_waits_behind_a_full_queue_and_nothing_behind_it() {
+    let mut net = bounded(|_| ());
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+    net.submit(3, Request::Statement(statement(3, &[write(1)], End::Stay)));
+    net.submit(4, Request::Statement(statement(4, &[], End::Rollback)));
+    assert!(net.effects.is_empty());
+    for (token, end) in [(5, End::Stay), (6, End::Rollback)] {
+        net.submit(token, Request::Statement(statement(5, &[], end)));
+        assert_eq!(code_and_state(&net.answer()), (ErrorCode::NoSuchTransaction, Aborted));
+    }
+    for _ in 0..2 {
+        let sent = net.one_statement(11);
+        conf(&mut net, 11, sent.request, Open, &[b""]);
+    }
+    let rollback = net.one_statement(11);
+    assert_eq!(rollback.flags, ROLLBACK);
+    conf(&mut net, 11, rollback.request, Aborted, &[]);
+    assert_eq!(net.answers().iter().map(|(token, _)| *token).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_rollback_is_sent_whatever_is_full() {
+    let full: [fn(&mut Bounds); 3] =
+        [|bounds| bounds.calls = 1, |bounds| bounds.bytes = 1, |bounds| bounds.link_bytes = 0];
+    for (index, change) in full.into_iter().enumerate() {
+        let mut net = bounded(|_| ());
+        // Something is under way, over the same link.
+        net.operate(9, write(0));
+        net.one_write(11);
+        change(&mut net.client.setup.bounds);
+        net.submit(2, Request::Statement(statement(2, &[write(0)], End::Stay)));
+        assert_eq!(code_and_state(&net.answer()), (ErrorCode::Overloaded, Open), "{index}");
+        net.submit(3, Request::Statement(statement(3, &[], End::Rollback)));
+        assert_eq!(net.one_statement(11).flags, ROLLBACK, "{index}");
+    }
+}
+
+#[test]
+fn a_refused_way_back_to_a_savepoint_ends_the_transaction() {
+    // Too large; too much under way; too much in the link.
+    let refused: [fn(&mut Net) -> Operations; 3] = [
+        |_| Operations { bytes: Vec::new(), count: u16::MAX },
+        |net| {
+            net.client.setup.bounds.bytes = 0;
+            operations(&[write(0)])
+        },
+        |net| {
+            net.operate(9, write(0));
+            net.one_write(11);
+            net.client.setup.bounds.link_bytes = 0;
+            operations(&[write(0)])
+        },
+    ];
+    for (index, refused) in refused.into_iter().enumerate() {
+        let mut net = bounded(|_| ());
+        let operations = refused(&mut net);
+        let back = Statement { undo: true, operations, ..statement(2, &[], End::Stay) };
+        net.submit(2, Request::Statement(back));
+        let failure = net.failure();
+        assert_eq!(failure.state, Aborted, "{index}");
+        assert!(failure.error.text.ends_with("could not go back to the savepoint"), "{}", failure.error);
+        let rollback = net.one_statement(11);
+        assert_eq!((rollback.flags, rollback.number), (ROLLBACK, 1), "{index}");
+        conf(&mut net, 11, rollback.request, Aborted, &[]);
+        net.submit(3, Request::Statement(statement(3, &[], End::Commit)));
+        assert_eq!(code_and_state(&net.answer()), (ErrorCode::NoSuchTransaction, Aborted), "{index}");
+    }
+}
+
+#[test]
+fn a_way_back_to_a_savepoint_that_cannot_wait_ends_what_is_before_it() {
+    let mut net = bounded(|_| ());
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+    net.submit(3, Request::Statement(statement(3, &[write(1)], End::Stay)));
+    net.submit(4, Request::Statement(Statement { undo: true, ..statement(2, &[], End::Stay) }));
+    // Sent ahead: it must not commit what was to be undone.
+    net.submit(5, Request::Statement(statement(3, &[], End::Commit)));
+    let told: Vec<_> = net.answers().iter().map(|(token, answer)| (*token, code_and_state(answer))).collect();
+    let ended = (ErrorCode::NoSuchTransaction, Aborted);
+    assert_eq!(
+        told,
+        [
+            (4, (ErrorCode::TooMany, Aborted)),
+            (2, (ErrorCode::TransactionFailed, Aborted)),
+            (3, ended),
+            (5, ended)
+        ]
+    );
+    let sent = net.one_statement(11);
+    conf(&mut net, 11, sent.request, Open, &[b""]);
+    let rollback = net.one_statement(11);
+    assert_eq!(rollback.flags, ROLLBACK);
+    conf(&mut net, 11, rollback.request, Aborted, &[]);
+    assert!(net.client.is_idle());
+}
+
+#[test]
+fn a_transaction_that_its_user_has_forgotten_is_forgotten() {
+    let mut net = open();
+    net.submit(2, Request::Statement(Statement { handle: 51, ..statement(1, &[], End::Stay) }));
+    net.effects.clear();
+    net.pass(59_000);
+    // The one that is used goes on.
+    net.submit(3, Request::Statement(Statement { begin: None, ..statement(2, &[write(0)], End::Stay) }));
+    let sent = net.one_statement(11);
+    net.pass(4_000);
+    assert_eq!(net.client.transactions.keys().copied().collect::<Vec<_>>(), [50]);
+    net.submit(4, Request::Statement(Statement { handle: 51, ..statement(2, &[write(0)], End::Stay) }));
+    let failure = net.failure();
+    assert_eq!((failure.error.code, failure.state), (ErrorCode::NoSuchTransaction, Aborted));
+    assert_eq!(failure.error.text, "transaction 51 is not open: it has ended, or was idle for 60000 ms");
+    // From its answer on it lies idle.
+    conf(&mut net, 11, sent.request, Open, &[b""]);
+    net.effects.clear();
+    net.pass(60_000);
+    assert!(!net.client.is_idle());
+    net.pass(1_001);
+    assert!(net.client.is_idle());
+    assert_eq!(net.client.next_timeout(), None);
+}
+
 #[test]
 fn an_age_that_no_attempt_can_have_is_brought_into_bounds() {
     for (given, minutes) in [(u64::MAX, 0), (1, 10), (WALL_CLOCK - 60_000_000, 1)] {
