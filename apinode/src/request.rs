@@ -53,6 +53,9 @@ pub struct Options {
     pub deadline: Option<Duration>,
     /// Coordinate where this distribution key lives; `None`: where the first operation's does.
     pub hint: Option<KeyHash>,
+    /// Bytes that the results of [`Request::Independent`] may have; `None`: `TRANSACTION_BYTES_MAX`. Past them reads
+    /// fail as too large, and writes are answered without their rows.
+    pub result_bytes: Option<usize>,
 }
 
 /// What an interactive transaction begins with.
@@ -174,6 +177,27 @@ pub enum Answer {
     Failed(Failure),
 }
 
+impl Answer {
+    /// How much memory its results take, about.
+    pub fn result_bytes(&self) -> usize {
+        let results = match self {
+            Answer::Operations(results) | Answer::Statement { results, .. } => results,
+            Answer::Scan { rows, .. } => rows,
+            _ => return 0,
+        };
+        results.bytes() + results.len() * RESULT_OVERHEAD
+    }
+}
+
+/// What a result takes beside its bytes, about.
+const RESULT_OVERHEAD: usize = 64;
+
+/// Knows how many bytes of results a client's frontends have been handed and have not written yet.
+pub trait HandedOut: fmt::Debug + Send {
+    /// So many.
+    fn bytes(&self) -> usize;
+}
+
 /// Why a request, or one of its independent operations, failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
@@ -243,7 +267,7 @@ fn check(bytes: &[u8]) -> [u8; 4] {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Slot {
     Missing,
-    Done { start: u32, length: u32 },
+    Done { start: usize, length: usize },
     Failed(Box<Failure>),
 }
 
@@ -271,9 +295,9 @@ impl Results {
     /// # Panics
     /// Panics if there is no such operation, or it was answered before.
     pub fn set(&mut self, operation: usize, result: &[u8]) {
-        let start = u32::try_from(self.bytes.len()).expect("the answer to a request is below 4 GiB");
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(result);
-        self.fill(operation, Slot::Done { start, length: result.len() as u32 });
+        self.fill(operation, Slot::Done { start, length: result.len() });
     }
 
     /// The operation was not run, or its outcome is unknown.
@@ -311,7 +335,7 @@ impl Results {
     /// Panics if there is no such operation, or it has not been answered.
     pub fn get(&self, operation: usize) -> Result<&[u8], &Failure> {
         match &self.slots[operation] {
-            Slot::Done { start, length } => Ok(&self.bytes[*start as usize..][..*length as usize]),
+            Slot::Done { start, length } => Ok(&self.bytes[*start..][..*length]),
             Slot::Failed(failure) => Err(failure),
             Slot::Missing => panic!("operation {operation} of {} has not been answered", self.slots.len()),
         }

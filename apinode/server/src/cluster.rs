@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc},
     task::spawn_local,
     time,
 };
@@ -25,7 +25,7 @@ use twofold_proto::{
 };
 use twofold_runtime::{Clock, Directory, Driver, Local, Mailbox, Owner, clock, metrics::DriverMetrics};
 
-use crate::handle::{Handle, SharedTables, Submission, Tables};
+use crate::handle::{HandedOut, Handle, Reply, SharedTables, Submission, Tables};
 
 /// How often the client is asked whether the catalog has changed, if nothing speaks for it.
 const CATALOG_EVERY: Duration = Duration::from_millis(10);
@@ -33,7 +33,7 @@ const CATALOG_EVERY: Duration = Duration::from_millis(10);
 const CREATE_WAIT: Duration = Duration::from_millis(200);
 
 type ThreadClient = Local<Client, ClientOwner>;
-type Waiting = Rc<RefCell<HashMap<u64, oneshot::Sender<Answer>>>>;
+type Waiting = Rc<RefCell<HashMap<u64, Reply>>>;
 
 /// What other threads tell a thread's client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,8 +73,7 @@ impl Owner<Client> for ClientOwner {
                 let waiting = self.waiting.borrow_mut().remove(&token);
                 let waiting =
                     waiting.unwrap_or_else(|| panic!("request {token} is answered twice, or was not made"));
-                // A frontend that has gone needs no answer.
-                let _ = waiting.send(answer);
+                waiting.send(answer);
             }
             Effect::Config(config) => fill_directory(&self.directory, &config),
             Effect::Ended => self.mailbox.stop(),
@@ -111,7 +110,7 @@ pub struct Connect {
 pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, ClientOwner>, Handle) {
     let Connect { own, config, directory, tables, mailbox } = connect;
     let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let client = Client::new(Setup {
+    let mut client = Client::new(Setup {
         own,
         incarnation: clock::incarnation(),
         cluster: config.name.clone(),
@@ -127,8 +126,10 @@ pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, Clie
         directory: directory.clone(),
         catalog_changed: catalog_changed.clone(),
     };
+    let handed_out = HandedOut::default();
+    client.count_handed_out(Box::new(handed_out.clone()));
     let driver = Driver::new(client, owner, mailbox, directory, metrics);
-    let (handle, submissions) = Handle::new(tables.clone());
+    let (handle, submissions) = Handle::new(tables.clone(), handed_out);
     spawn_local(submit(driver.local(), submissions, waiting));
     spawn_local(publish(driver.local(), tables, config.partitions, catalog_changed));
     (driver, handle)
@@ -137,9 +138,9 @@ pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, Clie
 /// Hands requests to the client.
 async fn submit(client: ThreadClient, mut submissions: mpsc::Receiver<Submission>, waiting: Waiting) {
     let mut token = 0;
-    while let Some(Submission { request, answer }) = submissions.recv().await {
+    while let Some(Submission { request, reply }) = submissions.recv().await {
         token += 1;
-        waiting.borrow_mut().insert(token, answer);
+        waiting.borrow_mut().insert(token, reply);
         client.step(Input::Submit { token, request });
     }
 }

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
-use twofold_apinode::request::{Answer, Failure, Operations, Options, Request, Results};
+use twofold_apinode::request::{self, Answer, Failure, Operations, Options, Request, Results};
 use twofold_proto::{
     error::{Error, ErrorCode},
     message::Catalog,
@@ -21,13 +21,60 @@ use twofold_proto::{
 /// Requests that wait for the client's thread to take them; past these their senders wait.
 const WAITING_MAX: usize = 1024;
 
+/// Counts the bytes of results that a client has handed to frontends, and that these have not written yet.
+#[derive(Clone, Default, Debug)]
+pub struct HandedOut(Arc<AtomicUsize>);
+
+impl HandedOut {
+    /// So many more, until what this returns is dropped.
+    pub fn hold(&self, bytes: usize) -> Held {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Held { bytes, of: self.clone() }
+    }
+}
+
+impl request::HandedOut for HandedOut {
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Results that are counted as handed out while this is there.
+#[derive(Debug)]
+pub struct Held {
+    bytes: usize,
+    of: HandedOut,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A request on its way, and where its answer goes.
 #[derive(Debug)]
 pub struct Submission {
     /// The request.
     pub request: Request,
-    /// Takes the answer; nobody minds if it is not awaited any more.
-    pub answer: oneshot::Sender<Answer>,
+    /// Takes the answer.
+    pub reply: Reply,
+}
+
+/// Takes the answer to a request.
+#[derive(Debug)]
+pub struct Reply {
+    answer: oneshot::Sender<(Answer, Held)>,
+    handed_out: HandedOut,
+}
+
+impl Reply {
+    /// Answers. Its results count as handed out until the frontend has written them, or is found to be gone.
+    pub fn send(self, answer: Answer) {
+        let held = self.handed_out.hold(answer.result_bytes());
+        // A frontend that has gone needs no answer.
+        let _ = self.answer.send((answer, held));
+    }
 }
 
 /// What the process knows of the cluster's tables.
@@ -124,13 +171,15 @@ pub struct Handle {
     submissions: mpsc::Sender<Submission>,
     tables: SharedTables,
     transactions: Arc<AtomicU64>,
+    handed_out: HandedOut,
 }
 
 impl Handle {
     /// A handle, and the end from which the client's thread takes requests.
-    pub fn new(tables: SharedTables) -> (Handle, mpsc::Receiver<Submission>) {
+    /// Results are counted in `handed_out` until they are written.
+    pub fn new(tables: SharedTables, handed_out: HandedOut) -> (Handle, mpsc::Receiver<Submission>) {
         let (submissions, receiver) = mpsc::channel(WAITING_MAX);
-        (Handle { submissions, tables, transactions: Arc::default() }, receiver)
+        (Handle { submissions, tables, transactions: Arc::default(), handed_out }, receiver)
     }
 
     /// The tables.
@@ -147,22 +196,24 @@ impl Handle {
     pub async fn begin(&self, request: Request) -> Pending {
         let (answer, receiver) = oneshot::channel();
         // If the client is gone, so is the sender of the answer.
-        let _ = self.submissions.send(Submission { request, answer }).await;
+        let reply = Reply { answer, handed_out: self.handed_out.clone() };
+        let _ = self.submissions.send(Submission { request, reply }).await;
         Pending(receiver)
     }
 
-    /// Hands a request over and waits for its answer.
+    /// Hands a request over and waits for its answer. For those who have done with its results at once.
     pub async fn submit(&self, request: Request) -> Answer {
         self.begin(request).await.answer().await
     }
 
     /// Runs operations, each on its own.
-    pub async fn execute(&self, operations: Operations, options: Options) -> Results {
+    pub async fn execute(&self, operations: Operations, options: Options) -> (Results, Option<Held>) {
         let count = usize::from(operations.count);
-        match self.submit(Request::Independent { operations, options }).await {
-            Answer::Operations(results) => results,
-            Answer::Failed(failure) => Results::failed(count, &failure),
-            other => panic!("independent operations were answered with {other:?}"),
+        let pending = self.begin(Request::Independent { operations, options }).await;
+        match pending.delivery().await {
+            (Answer::Operations(results), held) => (results, held),
+            (Answer::Failed(failure), _) => (Results::failed(count, &failure), None),
+            (other, _) => panic!("independent operations were answered with {other:?}"),
         }
     }
 
@@ -175,12 +226,20 @@ impl Handle {
 
 /// An answer that is awaited.
 #[derive(Debug)]
-pub struct Pending(oneshot::Receiver<Answer>);
+pub struct Pending(oneshot::Receiver<(Answer, Held)>);
 
 impl Pending {
     /// The answer; [`ErrorCode::Stopping`] if the client has gone.
     pub async fn answer(self) -> Answer {
-        self.0.await.unwrap_or_else(|_| Answer::Failed(stopping()))
+        self.delivery().await.0
+    }
+
+    /// The answer, as [`Pending::answer`] has it, and what is to be kept until its results are written.
+    pub async fn delivery(self) -> (Answer, Option<Held>) {
+        match self.0.await {
+            Ok((answer, held)) => (answer, Some(held)),
+            Err(_) => (Answer::Failed(stopping()), None),
+        }
     }
 }
 

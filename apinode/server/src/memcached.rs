@@ -5,7 +5,7 @@ use std::{
     io,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -15,12 +15,12 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    task::{JoinSet, spawn_local},
+    task::{AbortHandle, JoinSet, spawn_local},
     time::{self, Duration},
 };
 use twofold_apinode::{
     memcached::{
-        Connection, Counters, Step,
+        Connection, Counters, RESULT_BYTES_MAX, Step,
         item::{self, Items},
     },
     request::{Answer, Operations, Options, Request, Results},
@@ -60,8 +60,27 @@ pub struct Server {
     bytes_written: AtomicU64,
     counters: [AtomicU64; Counters::COUNT],
     started: Instant,
-    /// How often flush_all was said: one that waits for its time gives way to the next.
-    flushes: AtomicU64,
+    flushes: Mutex<Flushes>,
+}
+
+/// The flush_all that was said last: one that waits for its time gives way to the next.
+#[derive(Debug, Default)]
+struct Flushes {
+    /// How often it was said.
+    said: u64,
+    /// Waits for its time.
+    waiting: Option<AbortHandle>,
+}
+
+impl Flushes {
+    /// Another one is said, so the one before waits no longer. Returns its number.
+    fn say(&mut self) -> u64 {
+        if let Some(task) = self.waiting.take() {
+            task.abort();
+        }
+        self.said += 1;
+        self.said
+    }
 }
 
 impl Server {
@@ -78,7 +97,7 @@ impl Server {
             bytes_written: AtomicU64::new(0),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),
             started: Instant::now(),
-            flushes: AtomicU64::new(0),
+            flushes: Mutex::default(),
         })
     }
 
@@ -173,6 +192,10 @@ impl Server {
         ]
     }
 
+    fn flushes(&self) -> MutexGuard<'_, Flushes> {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reset(&self) {
         let own = [&self.connections_total, &self.connections_refused, &self.bytes_read, &self.bytes_written];
         for counter in self.counters.iter().chain(own) {
@@ -225,8 +248,13 @@ impl Thread {
                     }
                 }
                 Step::Execute(operations) => {
-                    let results = self.handle.execute(operations, Options::default()).await;
+                    let options = Options { result_bytes: Some(RESULT_BYTES_MAX), ..Options::default() };
+                    let (results, held) = self.handle.execute(operations, options).await;
                     connection.executed(&results);
+                    drop(results);
+                    // The next step may add no more than a few lines to what they have become.
+                    self.send(&mut connection, &mut stream).await?;
+                    drop(held);
                 }
                 Step::FlushAll { at } => match self.flush_all(at).await {
                     Ok(()) => connection.said(Ok("OK")),
@@ -293,21 +321,34 @@ impl Thread {
     }
 
     async fn flush_all(self: &Rc<Thread>, at: ClusterTime) -> Result<(), Error> {
-        let flush = self.server.flushes.fetch_add(1, Ordering::Relaxed) + 1;
         let schema = self.items()?.schema().clone();
+        let flush = self.server.flushes().say();
         let wait = at.0.saturating_sub(Handle::now().0);
         if wait == 0 {
             return delete_all(&self.handle, schema).await;
         }
         let this = self.clone();
-        spawn_local(async move {
+        let task = spawn_local(async move {
             time::sleep(Duration::from_millis(wait)).await;
-            if this.server.flushes.load(Ordering::Relaxed) == flush
-                && let Err(error) = delete_all(&this.handle, schema).await
             {
+                let mut flushes = this.server.flushes();
+                if flushes.said != flush {
+                    return;
+                }
+                // It has begun: the next one lets it be.
+                flushes.waiting = None;
+            }
+            if let Err(error) = delete_all(&this.handle, schema).await {
                 tracing::warn!("memcached: a flush_all that was said {wait} ms ago failed: {error}");
             }
         });
+        let mut flushes = self.server.flushes();
+        if flushes.said == flush {
+            flushes.waiting = Some(task.abort_handle());
+        } else {
+            // Another thread was faster.
+            task.abort();
+        }
         Ok(())
     }
 }
@@ -362,7 +403,7 @@ async fn delete_partition(handle: Handle, schema: Arc<Schema>, partition: Partit
         if rows.is_empty() {
             continue;
         }
-        let results = handle.execute(deletions(&schema, &rows)?, Options::default()).await;
+        let (results, _) = handle.execute(deletions(&schema, &rows)?, Options::default()).await;
         // That someone else has deleted one meanwhile is a result, not a failure.
         if let Some(failure) = results.iter().find_map(Result::err) {
             return Err(failure.error.clone());

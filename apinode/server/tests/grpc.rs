@@ -5,20 +5,17 @@ mod common;
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{Fake, Faults};
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 use tonic_types::StatusExt;
-use twofold_apinode::request::{Answer, End, Request, Results, Statement};
+use twofold_apinode::request::{Answer, End, HandedOut as _, Request, Results, Statement};
 use twofold_apinode_server::{
     grpc,
-    handle::{Handle, Submission},
+    handle::{HandedOut, Handle, Reply, Submission},
 };
 use twofold_grpc::v1::{
     self as pb, operation::Kind, twofold_client::TwofoldClient, value::Kind as ValueKind,
@@ -31,46 +28,51 @@ use twofold_proto::{
 
 type Client = TwofoldClient<Channel>;
 
+/// Serves in a task of its own.
+async fn serve(handle: Handle) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let services = grpc::services(handle).await.unwrap();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(async move {
+        Server::builder().add_routes(services).serve_with_incoming(incoming).await.unwrap();
+    });
+    Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
 /// Runs a test against a server of its own.
 fn test<F: Future<Output = ()>>(body: impl FnOnce(Client, Channel, Faults) -> F) {
     twofold_runtime::thread::runtime().unwrap().block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let fake = Fake::new();
         let faults = fake.faults();
-        let services = grpc::services(fake.start()).await.unwrap();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        tokio::spawn(async move {
-            Server::builder().add_routes(services).serve_with_incoming(incoming).await.unwrap();
-        });
-        let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let channel = serve(fake.start()).await;
         body(TwofoldClient::new(channel.clone()).max_decoding_message_size(64 << 20), channel, faults).await;
+    });
+}
+
+/// Runs a test that counts what was answered and is not written yet.
+fn counted<F: Future<Output = ()>>(body: impl FnOnce(Client, HandedOut) -> F) {
+    twofold_runtime::thread::runtime().unwrap().block_on(async {
+        let fake = Fake::new();
+        let handed_out = fake.handed_out();
+        let client = TwofoldClient::new(serve(fake.start()).await);
+        body(client.max_decoding_message_size(64 << 20), handed_out).await;
     });
 }
 
 /// Runs a test that answers what is asked of the cluster itself.
 fn by_hand<F: Future<Output = ()>>(body: impl FnOnce(Client, mpsc::Receiver<Submission>) -> F) {
     twofold_runtime::thread::runtime().unwrap().block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (handle, submissions) = Handle::new(Fake::new().tables().clone());
-        let services = grpc::services(handle).await.unwrap();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        tokio::spawn(async move {
-            Server::builder().add_routes(services).serve_with_incoming(incoming).await.unwrap();
-        });
-        let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
-        body(TwofoldClient::new(channel).max_decoding_message_size(64 << 20), submissions).await;
+        let (handle, submissions) = Handle::new(Fake::new().tables().clone(), HandedOut::default());
+        body(TwofoldClient::new(serve(handle).await), submissions).await;
     });
 }
 
-async fn next_statement(
-    submissions: &mut mpsc::Receiver<Submission>,
-) -> (Statement, oneshot::Sender<Answer>) {
+async fn next_statement(submissions: &mut mpsc::Receiver<Submission>) -> (Statement, Reply) {
     let next = tokio::time::timeout(Duration::from_secs(30), submissions.recv()).await;
-    let Submission { request, answer } = next.expect("nothing more is asked").unwrap();
+    let Submission { request, reply } = next.expect("nothing more is asked").unwrap();
     let Request::Statement(statement) = request else { panic!("{request:?}") };
-    (statement, answer)
+    (statement, reply)
 }
 
 /// The answer to a statement that leaves its transaction open.
@@ -470,7 +472,7 @@ fn a_commit_under_way_when_its_session_goes_is_followed_by_a_rollback() {
         let mut session = Session::open(&mut client).await;
         session.requests.send(pb::SessionRequest { begin: true, ..statement(1, vec![]) }).await.unwrap();
         let (begin, answer) = next_statement(&mut submissions).await;
-        answer.send(opened()).unwrap();
+        answer.send(opened());
         assert_eq!(session.responses.next().await.unwrap().unwrap().state(), pb::State::Open);
         let commit = pb::SessionRequest { end: pb::End::Commit.into(), ..statement(1, vec![]) };
         session.requests.send(commit).await.unwrap();
@@ -481,6 +483,79 @@ fn a_commit_under_way_when_its_session_goes_is_followed_by_a_rollback() {
         let (rollback, _) = next_statement(&mut submissions).await;
         assert_eq!((rollback.handle, rollback.end), (begin.handle, End::Rollback));
         drop(answer);
+    });
+}
+
+/// Reads of a row of a megabyte. This has written sixteen such rows.
+async fn large_reads(client: &mut Client, count: usize) -> Vec<pb::Operation> {
+    let bytes = |bytes: Vec<u8>| pb::Value { kind: Some(ValueKind::BytesValue(bytes.into())) };
+    let item = |kind| pb::Operation { table: "memcached".into(), kind: Some(kind) };
+    for key in b'a'..=b'p' {
+        let row = named(&[("key", bytes(vec![key])), ("value", bytes(vec![7; 1 << 20]))]);
+        let insert = item(Kind::Insert(pb::Insert { row, ..Default::default() }));
+        transaction(client, vec![insert]).await.unwrap();
+    }
+    vec![item(Kind::Read(pb::Read { key: vec![bytes(b"a".to_vec())], ..Default::default() })); count]
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not in time: {what}");
+}
+
+#[test]
+fn what_a_session_does_not_read_counts_until_it_does() {
+    counted(async |mut client, handed_out| {
+        let reads = large_reads(&mut client, 1).await;
+        let mut session = Session::open(&mut client).await;
+        let begin = pb::SessionRequest { begin: true, ..statement(1, reads.clone()) };
+        session.requests.send(begin).await.unwrap();
+        for _ in 1..40 {
+            session.requests.send(statement(1, reads.clone())).await.unwrap();
+        }
+        // All are answered; what goes on its way without being read is a part of it.
+        until("answers that wait", || handed_out.bytes() > 30 << 20).await;
+        for _ in 0..40 {
+            assert_eq!(code(&session.responses.next().await.unwrap().unwrap()), "");
+        }
+        until("all is read", || handed_out.bytes() == 0).await;
+    });
+}
+
+#[test]
+fn what_a_call_returns_counts_until_it_is_read() {
+    counted(async |mut client, handed_out| {
+        let reads = large_reads(&mut client, 10).await;
+        for mode in [pb::Mode::Independent, pb::Mode::Transaction] {
+            let mut peak = 0;
+            let mut call = std::pin::pin!(execute(&mut client, mode, reads.clone()));
+            let response = loop {
+                tokio::select! {
+                    response = &mut call => break response,
+                    () = tokio::task::yield_now() => peak = handed_out.bytes().max(peak),
+                }
+            };
+            assert_eq!(response.unwrap().results.len(), 10);
+            assert!(peak > 10 << 20, "{peak}");
+            until("it is written", || handed_out.bytes() == 0).await;
+        }
+    });
+}
+
+#[test]
+fn what_a_scan_does_not_send_counts_until_its_client_is_gone() {
+    counted(async |mut client, handed_out| {
+        large_reads(&mut client, 0).await;
+        let request = pb::ScanRequest { table: "memcached".into(), ..Default::default() };
+        let rows = client.scan(request).await.unwrap();
+        until("rows that wait", || handed_out.bytes() > 1 << 20).await;
+        drop(rows);
+        until("it is gone", || handed_out.bytes() == 0).await;
     });
 }
 

@@ -297,6 +297,31 @@ fn a_flush_with_delay_comes_later() {
 }
 
 #[test]
+fn of_flushes_with_delay_one_waits() {
+    twofold_runtime::thread::runtime().unwrap().block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(Server::new(address.port(), 1, 4).serve(listener, Fake::new().start()));
+        let said =
+            format!("set a 0 0 1\r\nx\r\n{}flush_all 2000000\r\n", "flush_all 1 noreply\r\n".repeat(500));
+        let heard = tokio::task::spawn_blocking(move || say(address, said.as_bytes())).await.unwrap();
+        assert_eq!(heard, "STORED\r\nOK\r\n");
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        // The listener, the cluster, the flush, the connection perhaps.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while tasks() > 4 {
+            assert!(Instant::now() < deadline, "{} tasks", tasks());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(tasks() < 100, "{} tasks", tasks());
+        }
+        // The last one counts: it is far away.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let heard = tokio::task::spawn_blocking(move || say(address, b"get a\r\n")).await.unwrap();
+        assert_eq!(heard, "VALUE a 0 1\r\nx\r\nEND\r\n");
+    });
+}
+
+#[test]
 fn errors_of_the_cluster_are_told() {
     let fake = Fake::new();
     let faults = fake.faults();

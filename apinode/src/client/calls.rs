@@ -213,6 +213,9 @@ impl Client {
             let text = format!("{calls} requests with {bytes} bytes are under way at this client");
             return Err(Error::new(ErrorCode::Overloaded, text));
         }
+        if !rolls_back && work != Work::Question {
+            self.room_for_results(1)?;
+        }
         let slot = self.calls.take();
         let timestamp = self.timestamp();
         let call = &mut self.calls.slots[slot as usize];

@@ -55,7 +55,7 @@ use twofold_proto::{
     view::View,
 };
 
-use crate::request::{Answer, Request};
+use crate::request::{Answer, HandedOut, Request};
 use calls::Calls;
 use catalog::Change;
 use cluster::Peer;
@@ -85,6 +85,9 @@ pub struct Bounds {
     pub transactions: usize,
     /// Statements of one interactive transaction that wait for the one before.
     pub queued_statements: usize,
+    /// Bytes of results that wait for the rest of their batch, or for frontends to write them. Past them reads fail, and
+    /// writes are answered without their rows.
+    pub result_bytes: usize,
 }
 
 impl Default for Bounds {
@@ -95,6 +98,7 @@ impl Default for Bounds {
             link_bytes: 32 << 20,
             transactions: 1 << 16,
             queued_statements: 64,
+            result_bytes: 256 << 20,
         }
     }
 }
@@ -228,6 +232,7 @@ pub struct Client {
     seal_all: bool,
     /// Outcomes learned after they were reported as pending.
     learned: BTreeMap<TransactionId, Outcome>,
+    handed_out: Option<Box<dyn HandedOut>>,
     replies: Replies,
     effects: Vec<Effect>,
     counters: Counters,
@@ -270,6 +275,7 @@ impl Client {
             flush_at: NEVER,
             seal_all: false,
             learned: BTreeMap::new(),
+            handed_out: None,
             replies: Replies::default(),
             effects: Vec::new(),
             counters: Counters::default(),
@@ -318,6 +324,11 @@ impl Client {
     /// The number of its commits up to which it has all answers.
     pub fn mark(&self) -> u64 {
         self.session.mark()
+    }
+
+    /// From now on the results that frontends hold count for [`Bounds::result_bytes`].
+    pub fn count_handed_out(&mut self, handed_out: Box<dyn HandedOut>) {
+        self.handed_out = Some(handed_out);
     }
 
     /// Messages that await an answer, or wait to be sent again.
@@ -458,6 +469,7 @@ impl Machine for Client {
         let mut gauge = |name, help, value| tell(Figure::gauge("client", name, help, value));
         gauge("calls", "Requests under way", self.calls.iter().count() as u64);
         gauge("transactions", "Interactive transactions that are open", self.transactions.len() as u64);
+        gauge("result_bytes", "Bytes of results that are not written yet", self.result_bytes() as u64);
         gauge("view", "Number of its view", self.view.number.0);
         gauge("epoch", "Its epoch", self.epoch.counter());
     }

@@ -6,7 +6,9 @@ use twofold_proto::{
     limits::{KEY_BYTES_MAX, REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{self, ScanConf, TransactionState},
-    operation::{BodyRef, LockMode, OPERATION_BODY_MAX, OperationKind, OperationRef, ResultCode, ResultHead},
+    operation::{
+        BodyRef, LockMode, OPERATION_BODY_MAX, OperationKind, OperationRef, ResultCode, ResultHead, ResultRef,
+    },
     time::Time,
     wire::{Malformed, Reader, Writer},
 };
@@ -23,6 +25,8 @@ use super::{
 struct Batch {
     token: u64,
     results: Results,
+    /// What the results may have in bytes.
+    bytes_max: usize,
     left: u16,
 }
 
@@ -31,6 +35,8 @@ struct Batch {
 pub(super) struct Batches {
     slots: Vec<Option<Batch>>,
     free: Vec<u32>,
+    /// Of all their results.
+    bytes: usize,
 }
 
 impl Batches {
@@ -52,13 +58,29 @@ impl Batches {
         let place = &mut self.slots[slot as usize];
         let batch = place.as_mut().expect("a batch stays until its last operation is answered");
         match result {
-            Ok(bytes) => batch.results.set(operation.into(), bytes),
+            Ok(bytes) => {
+                self.bytes += bytes.len();
+                batch.results.set(operation.into(), bytes);
+            }
             Err(failure) => batch.results.fail(operation.into(), failure),
         }
         batch.left -= 1;
         let done = place.take_if(|batch| batch.left == 0)?;
         self.free.push(slot);
+        self.bytes -= done.results.bytes();
         Some((done.token, done.results))
+    }
+
+    /// Whether a result of so many bytes fits its batch.
+    fn room(&self, slot: u32, bytes: usize) -> Result<(), Error> {
+        let batch = self.slots[slot as usize].as_ref();
+        let batch = batch.expect("a batch stays until its last operation is answered");
+        if batch.results.bytes() + bytes <= batch.bytes_max {
+            return Ok(());
+        }
+        let text =
+            format!("results of {} bytes; those of one request may have so many together", batch.bytes_max);
+        Err(Error::new(ErrorCode::TooLarge, text))
     }
 
     /// Every operation that a batch waits for has one call.
@@ -73,6 +95,8 @@ impl Batches {
             }
         }
         assert!(left.iter().all(|&left| left == 0), "operations without a call, by batch: {left:?}");
+        let bytes: usize = self.slots.iter().flatten().map(|batch| batch.results.bytes()).sum();
+        assert_eq!(self.bytes, bytes, "bytes of the results of batches");
     }
 }
 
@@ -109,6 +133,16 @@ pub(super) fn check_operations(operations: &Operations, options: &Options) -> Re
 
 fn size(operation: &OperationRef<'_>) -> usize {
     twofold_proto::operation::OPERATION_HEADER + operation.key.len() + operation.body.len()
+}
+
+/// Results up to this many bytes are always kept.
+pub(super) const SMALL_RESULT: usize = 64;
+
+/// The result of a write for whose rows there is no room: all but those.
+pub(super) fn without_rows(result: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let head = ResultRef::parse(&mut Reader::new(result, "result"))?.head;
+    ResultHead { before: false, after: false, key: None, ..head }.encode(out);
+    Ok(())
 }
 
 /// The result of a write that is known to be committed, but whose own result is lost. Whether there was a row is said
@@ -165,7 +199,8 @@ impl Client {
             return self.answer(token, Answer::Operations(results));
         }
         let deadline = self.deadline(options.deadline);
-        let batch = self.batches.insert(Batch { token, results, left: operations.count });
+        let bytes_max = options.result_bytes.unwrap_or(TRANSACTION_BYTES_MAX);
+        let batch = self.batches.insert(Batch { token, results, bytes_max, left: operations.count });
         for (index, operation) in read_operations(operations).enumerate() {
             let owner = Owner::Part { batch, operation: index as u16 };
             let operation = operation.expect("checked above");
@@ -206,10 +241,37 @@ impl Client {
             self.late_operation(request, result);
             return Ok(());
         }
-        let owner = std::mem::replace(&mut self.calls.get_mut(request).owner, Owner::Nobody);
-        self.tell_operation(owner, Ok(result));
+        let (owner, writes) = (call.owner, call.work != Work::Read);
+        let room = match owner {
+            Owner::Part { batch, .. } if result.len() > SMALL_RESULT => {
+                self.batches.room(batch, result.len()).and_then(|()| self.room_for_results(result.len()))
+            }
+            _ => Ok(()),
+        };
+        let mut short = Vec::new();
+        let result = match room {
+            Ok(()) => Ok(result),
+            Err(_) if writes => without_rows(result, &mut short).map(|()| Ok(&short[..]))?,
+            Err(error) => Err(error.into()),
+        };
+        self.calls.get_mut(request).owner = Owner::Nobody;
+        self.tell_operation(owner, result);
         self.release(request);
         Ok(())
+    }
+
+    /// Bytes of results that are in memory here.
+    pub(super) fn result_bytes(&self) -> usize {
+        self.batches.bytes + self.handed_out.as_ref().map_or(0, |handed_out| handed_out.bytes())
+    }
+
+    /// Whether there may be so many more bytes of results.
+    pub(super) fn room_for_results(&self, bytes: usize) -> Result<(), Error> {
+        if self.result_bytes() + bytes <= self.setup.bounds.result_bytes {
+            return Ok(());
+        }
+        let text = format!("{} bytes of results wait for those who asked to read them", self.result_bytes());
+        Err(Error::new(ErrorCode::Overloaded, text))
     }
 
     /// An operation that was given up is done. Of a write that was reported as pending the epoch is asked for.
@@ -272,6 +334,10 @@ impl Client {
         let call = self.calls.answered(conf.request, Stage::Sent(link))?;
         if !matches!(call.work, Work::Scan { .. }) {
             return Err(Malformed("ScanConf: not for a scan"));
+        }
+        if let Err(error) = self.room_for_results(body.len()) {
+            self.conclude_failed(conf.request, error, None, TransactionState::Aborted);
+            return Ok(());
         }
         let mut rows = Results::new(0);
         for _ in 0..conf.rows {

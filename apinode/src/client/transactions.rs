@@ -22,7 +22,7 @@ use crate::request::{
 use super::{
     Client, NEVER,
     calls::{Owner, Stage, Statement, Work},
-    operations::{check_operations, plain_result, read_operations},
+    operations::{SMALL_RESULT, check_operations, plain_result, read_operations, without_rows},
 };
 
 /// How far an attempt may lie back to which a retry refers.
@@ -407,9 +407,24 @@ impl Client {
         if conf.state != expected || conf.results != statement.operations {
             return Err(Malformed("TransactionConf: not what was asked for"));
         }
+        let room = self.room_for_results(body.len());
+        let mut operations = Reader::new(&call.body, "operations");
         let mut results = Results::new(conf.results.into());
-        for index in 0..conf.results {
-            results.set(index.into(), reader.block()?);
+        for index in 0..usize::from(conf.results) {
+            let result = reader.block()?;
+            let operation = OperationRef::parse(&mut operations).expect("operations were checked");
+            match &room {
+                Err(error) if result.len() > SMALL_RESULT => {
+                    if operation.writes() {
+                        let mut short = Vec::new();
+                        without_rows(result, &mut short)?;
+                        results.set(index, &short);
+                    } else {
+                        results.fail(index, error.clone().into());
+                    }
+                }
+                _ => results.set(index, result),
+            }
         }
         reader.finish()?;
         if call.owner != Owner::Nobody {

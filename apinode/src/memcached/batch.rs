@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hashbrown::HashTable;
-use twofold_proto::{placement::KeyHash, time::ClusterTime};
+use twofold_proto::{limits::ROW_BYTES_MAX, placement::KeyHash, time::ClusterTime};
 
 use super::{
     answer::Entry,
@@ -13,6 +13,8 @@ use super::{
 
 /// Operations of a batch, at most; fewer after answers that were large.
 const OPERATIONS_MAX: usize = 128;
+/// Bytes of the results of a batch, at most.
+pub const RESULT_BYTES_MAX: usize = OPERATIONS_MAX * (ROW_BYTES_MAX + 64);
 /// Answers of a batch.
 const ENTRIES_MAX: usize = 1024;
 /// A batch that is larger than this in bytes takes no more commands.

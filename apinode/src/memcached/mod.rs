@@ -12,5 +12,6 @@ mod connection;
 mod counters;
 pub mod item;
 
+pub use batch::RESULT_BYTES_MAX;
 pub use connection::{Connection, Step};
 pub use counters::Counters;

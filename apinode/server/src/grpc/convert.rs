@@ -456,7 +456,7 @@ pub fn options(
         }
         None => None,
     };
-    Ok((Options { durability, deadline, hint }, isolation))
+    Ok((Options { durability, deadline, hint, result_bytes: None }, isolation))
 }
 
 /// The type of a column.

@@ -5,10 +5,10 @@ mod results;
 mod scan;
 mod session;
 pub mod status;
+mod unwritten;
 
 use prost::bytes::Bytes;
 use tokio::time::{Duration, sleep};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataMap,
@@ -22,15 +22,18 @@ use twofold_proto::{
     message::{Outcome, Status as TransactionStatus, TransactionState},
 };
 
-use crate::handle::Handle;
+use crate::handle::{Handle, Held};
 use convert::Converted;
 use status::{error_status, status};
+use unwritten::{Counted, Unwritten};
 
 /// How often, and how long apart, a request is made anew because the table has changed meanwhile.
 const STALE_TRIES: u32 = 5;
 const STALE_WAIT: Duration = Duration::from_millis(20);
 
 type Reply<T> = Result<Response<T>, Status>;
+/// A response, and what is held until it is written.
+type Executed = (pb::ExecuteResponse, Option<Held>);
 
 /// The service of one thread.
 #[derive(Clone, Debug)]
@@ -54,7 +57,7 @@ pub async fn services(handle: Handle) -> Result<Routes, tonic_reflection::server
     };
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(service)
+        .add_service(Counted(service))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -98,7 +101,7 @@ impl Twofold {
         &self,
         request: &pb::ExecuteRequest,
         call: Option<Duration>,
-    ) -> Result<pb::ExecuteResponse, Failure> {
+    ) -> Result<Executed, Failure> {
         let tables = self.handle.tables().newest();
         let (options, isolation) = convert::options(&tables, request.options.as_ref(), call)?;
         if request.operations.is_empty() {
@@ -119,30 +122,26 @@ impl Twofold {
         converted: Converted,
         options: Options,
         isolation: Isolation,
-    ) -> Result<pb::ExecuteResponse, Failure> {
+    ) -> Result<Executed, Failure> {
         let request = Ask::Transaction { operations: converted.operations, isolation, options };
-        match self.handle.submit(request).await {
-            Answer::Statement { epoch, token, results, .. } => Ok(pb::ExecuteResponse {
-                results: results::each(&converted.shapes, &results),
-                epoch: epoch.0,
-                token: token_bytes(token),
-            }),
-            Answer::Failed(failure) => Err(failure),
-            other => Err(unexpected(&other)),
+        match self.handle.begin(request).await.delivery().await {
+            (Answer::Statement { epoch, token, results, .. }, held) => {
+                let results = results::each(&converted.shapes, &results);
+                Ok((pb::ExecuteResponse { results, epoch: epoch.0, token: token_bytes(token) }, held))
+            }
+            (Answer::Failed(failure), _) => Err(failure),
+            (other, _) => Err(unexpected(&other)),
         }
     }
 
-    async fn independent(
-        &self,
-        converted: Converted,
-        options: Options,
-    ) -> Result<pb::ExecuteResponse, Failure> {
+    async fn independent(&self, converted: Converted, options: Options) -> Result<Executed, Failure> {
         if converted.locks {
             let text = "a read that stands alone takes no lock; run it in a TRANSACTION";
             return Err(Error::new(ErrorCode::Malformed, text).into());
         }
-        let results = self.handle.execute(converted.operations, options).await;
-        Ok(pb::ExecuteResponse { results: results::each(&converted.shapes, &results), ..Default::default() })
+        let (results, held) = self.handle.execute(converted.operations, options).await;
+        let results = results::each(&converted.shapes, &results);
+        Ok((pb::ExecuteResponse { results, ..Default::default() }, held))
     }
 
     async fn change(&self, request: Ask, allowed: Option<ErrorCode>) -> Result<(), Status> {
@@ -159,12 +158,12 @@ impl Twofold {
 }
 
 /// Whether something was made for a version of a table that is not the newest.
-fn is_stale(response: &Result<pb::ExecuteResponse, Failure>) -> bool {
+fn is_stale(response: &Result<Executed, Failure>) -> bool {
     let stale = ErrorCode::StaleSchema.to_string();
     match response {
         Err(failure) => failure.error.code == ErrorCode::StaleSchema,
         // Independent operations are made anew together: only if none of them was done.
-        Ok(response) => {
+        Ok((response, _)) => {
             !response.results.is_empty()
                 && response
                     .results
@@ -183,20 +182,21 @@ impl twofold_server::Twofold for Twofold {
         loop {
             let response = self.try_execute(&request, call).await;
             if tries == STALE_TRIES || !is_stale(&response) {
-                return response.map(Response::new).map_err(|failure| status(&failure));
+                let executed = response.map_err(|failure| status(&failure))?;
+                return Ok(unwritten::response(executed.0, executed.1));
             }
             tries += 1;
             sleep(STALE_WAIT).await;
         }
     }
 
-    type SessionStream = ReceiverStream<Result<pb::SessionResponse, Status>>;
+    type SessionStream = Unwritten<pb::SessionResponse>;
 
     async fn session(&self, request: Request<Streaming<pb::SessionRequest>>) -> Reply<Self::SessionStream> {
         Ok(Response::new(session::open(self.handle.clone(), request.into_inner())))
     }
 
-    type ScanStream = ReceiverStream<Result<pb::ScanResponse, Status>>;
+    type ScanStream = Unwritten<pb::ScanResponse>;
 
     async fn scan(&self, request: Request<pb::ScanRequest>) -> Reply<Self::ScanStream> {
         let scan = scan::Scan::new(&self.handle, request.get_ref()).map_err(error_status)?;

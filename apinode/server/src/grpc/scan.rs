@@ -19,6 +19,7 @@ use super::{
     results::scanned,
     status::{error_status, status},
     unexpected,
+    unwritten::{Item, Unwritten},
 };
 use crate::handle::{Handle, Pending};
 
@@ -63,23 +64,23 @@ impl Scan {
     }
 
     /// Runs it until it is through, or nobody reads it.
-    pub(super) fn run(self) -> ReceiverStream<Result<pb::ScanResponse, Status>> {
+    pub(super) fn run(self) -> Unwritten<pb::ScanResponse> {
         let (sender, receiver) = mpsc::channel(RESPONSES);
         tokio::spawn(async move {
             let names =
                 self.columns.iter().map(|&index| self.schema.columns[usize::from(index)].name.clone());
             let head = pb::ScanResponse { columns: names.collect(), rows: Vec::new() };
-            if sender.send(Ok(head)).await.is_ok()
+            if sender.send((Ok(head), None)).await.is_ok()
                 && let Err(status) = self.rows(&sender).await
             {
                 // Nobody may be there to hear it.
-                let _ = sender.send(Err(status)).await;
+                let _ = sender.send((Err(status), None)).await;
             }
         });
-        ReceiverStream::new(receiver)
+        Unwritten::new(ReceiverStream::new(receiver))
     }
 
-    async fn rows(mut self, sender: &mpsc::Sender<Result<pb::ScanResponse, Status>>) -> Result<(), Status> {
+    async fn rows(mut self, sender: &mpsc::Sender<Item<pb::ScanResponse>>) -> Result<(), Status> {
         let mut partitions = 0..self.partitions;
         let mut ahead: VecDeque<(PartitionId, Pending)> = VecDeque::new();
         loop {
@@ -89,10 +90,10 @@ impl Scan {
                 ahead.push_back((partition, self.ask(partition, 0).await));
             }
             let Some((partition, pending)) = ahead.pop_front() else { return Ok(()) };
-            let (cursor, rows) = match pending.answer().await {
-                Answer::Scan { cursor, rows } => (cursor, rows),
-                Answer::Failed(failure) => return Err(status(&failure)),
-                other => return Err(status(&unexpected(&other))),
+            let (cursor, rows, held) = match pending.delivery().await {
+                (Answer::Scan { cursor, rows }, held) => (cursor, rows, held),
+                (Answer::Failed(failure), _) => return Err(status(&failure)),
+                (other, _) => return Err(status(&unexpected(&other))),
             };
             if let Some(cursor) = cursor {
                 ahead.push_back((partition, self.ask(partition, cursor).await));
@@ -101,7 +102,7 @@ impl Scan {
                 continue;
             }
             let more = self.left > rows.len() as u64;
-            if sender.send(Ok(self.response(&rows)?)).await.is_err() || !more {
+            if sender.send((Ok(self.response(&rows)?), held)).await.is_err() || !more {
                 return Ok(());
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 use twofold_apinode::request::{Answer, Begin, End, Failure, Request, Statement};
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
@@ -18,8 +18,9 @@ use super::{
     state,
     status::error_message,
     token_bytes, unexpected,
+    unwritten::{Item, Unwritten},
 };
-use crate::handle::Handle;
+use crate::handle::{Handle, Held};
 
 /// Requests of a session that have not been answered; more wait in the client.
 const UNANSWERED_MAX: usize = 256;
@@ -30,7 +31,7 @@ const OPEN_MAX: usize = 1024;
 /// Savepoints of a transaction.
 const SAVEPOINTS_MAX: usize = 256;
 
-type Responses = mpsc::Sender<Result<pb::SessionResponse, Status>>;
+type Responses = mpsc::Sender<Item<pb::SessionResponse>>;
 
 /// An open transaction.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ struct Sent {
 struct Session {
     handle: Handle,
     open: BTreeMap<u64, Open>,
-    answered: mpsc::UnboundedSender<(Sent, Answer)>,
+    answered: mpsc::UnboundedSender<(Sent, (Answer, Option<Held>))>,
     /// How many answers are to come through `answered`.
     unanswered: usize,
 }
@@ -64,10 +65,10 @@ struct Session {
 pub(super) fn open(
     handle: Handle,
     requests: Streaming<pb::SessionRequest>,
-) -> ReceiverStream<Result<pb::SessionResponse, Status>> {
+) -> Unwritten<pb::SessionResponse> {
     let (sender, receiver) = mpsc::channel(RESPONSES);
     tokio::spawn(serve(handle, requests, sender));
-    ReceiverStream::new(receiver)
+    Unwritten::new(ReceiverStream::new(receiver))
 }
 
 async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, responses: Responses) {
@@ -77,12 +78,12 @@ async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, resp
     let mut reading = true;
     while reading || session.unanswered > 0 {
         let response = tokio::select! {
-            Some((sent, answer)) = answers.recv() => {
+            Some((sent, (answer, held))) = answers.recv() => {
                 session.unanswered -= 1;
-                Some(session.response(sent, answer))
+                Some((session.response(sent, answer), held))
             }
             request = requests.message(), if reading && session.unanswered < UNANSWERED_MAX => match request {
-                Ok(Some(request)) => session.request(request).await,
+                Ok(Some(request)) => session.request(request).await.map(|response| (response, None)),
                 // The end, or a connection that broke.
                 Ok(None) | Err(_) => {
                     reading = false;
@@ -91,8 +92,8 @@ async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, resp
             },
             () = responses.closed() => break,
         };
-        if let Some(response) = response
-            && responses.send(Ok(response)).await.is_err()
+        if let Some((response, held)) = response
+            && responses.send((Ok(response), held)).await.is_err()
         {
             break;
         }
@@ -113,7 +114,7 @@ impl Session {
                 self.unanswered += 1;
                 tokio::spawn(async move {
                     // A session that is gone needs no answer.
-                    let _ = answered.send((sent, pending.answer().await));
+                    let _ = answered.send((sent, pending.delivery().await));
                 });
                 None
             }

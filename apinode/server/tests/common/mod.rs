@@ -10,7 +10,7 @@ use twofold_apinode::{
     memcached::item,
     request::{Answer, End, Failure, Operations, Request, Results, Statement, TransactionToken},
 };
-use twofold_apinode_server::handle::{Handle, SharedTables, Submission, Tables};
+use twofold_apinode_server::handle::{HandedOut, Handle, SharedTables, Submission, Tables};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, TableId, TransactionId, Version},
@@ -48,6 +48,7 @@ pub struct Fake {
     open: BTreeMap<u64, Vec<(u32, Place, Option<Stored>)>>,
     /// Errors for the requests to come.
     faults: Faults,
+    handed_out: HandedOut,
 }
 
 /// Errors that the next requests fail with, first come first served.
@@ -65,6 +66,7 @@ impl Fake {
             commits: 0,
             open: BTreeMap::new(),
             faults: Faults::default(),
+            handed_out: HandedOut::default(),
         };
         assert!(matches!(fake.answer(Request::CreateTable(item::table())), Answer::Catalog(1)));
         fake
@@ -78,14 +80,18 @@ impl Fake {
         self.faults.clone()
     }
 
+    /// Where it is counted what was answered and not written yet.
+    pub fn handed_out(&self) -> HandedOut {
+        self.handed_out.clone()
+    }
+
     /// Starts answering, as a task of this runtime.
     pub fn start(mut self) -> Handle {
-        let (handle, mut submissions) = Handle::new(self.tables.clone());
+        let (handle, mut submissions) = Handle::new(self.tables.clone(), self.handed_out.clone());
         tokio::spawn(async move {
             let submissions: &mut mpsc::Receiver<Submission> = &mut submissions;
-            while let Some(Submission { request, answer }) = submissions.recv().await {
-                // A frontend that has gone needs no answer.
-                let _ = answer.send(self.answer(request));
+            while let Some(Submission { request, reply }) = submissions.recv().await {
+                reply.send(self.answer(request));
             }
         });
         handle

@@ -1,6 +1,10 @@
 //! Independent operations and scans.
 
-use twofold_proto::message::{ScanConf, ScanReq};
+use twofold_proto::{
+    message::{ScanConf, ScanReq},
+    operation::{ResultCode, ResultHead, ResultRef},
+    result::ReturnedRow,
+};
 
 use super::*;
 
@@ -215,6 +219,102 @@ fn malformed_and_unsupported_requests_are_refused() {
     let key = [0; 4000];
     net.operate(1, operation(OperationKind::Read, 0, &key));
     assert_eq!(net.reply_code(), ErrorCode::KeyTooLarge);
+}
+
+/// A result with a row of so many bytes.
+fn with_row(bytes: usize) -> Vec<u8> {
+    let mut result = Vec::new();
+    ResultHead { changed: true, after: true, ..ResultHead::new(ResultCode::Ok) }.encode(&mut result);
+    ReturnedRow::encode_whole(1, &vec![7; bytes], &mut result);
+    result
+}
+
+fn error_code(result: Result<&[u8], &Failure>) -> ErrorCode {
+    result.unwrap_err().error.code
+}
+
+/// What a write is answered without its row.
+fn is_without_row(result: Result<&[u8], &Failure>) -> bool {
+    let result = ResultRef::parse(&mut Reader::new(result.unwrap(), "test")).unwrap();
+    result.head.code == ResultCode::Ok && result.head.changed && result.after.is_none()
+}
+
+#[test]
+fn the_results_of_a_batch_are_bounded() {
+    let mut net = Net::ready(1);
+    let (first, second) = (with_row(90), with_row(100));
+    let options = Options { result_bytes: Some(first.len() + second.len() - 1), ..Options::default() };
+    let operations = operations(&[read(0), read(0), write(0), read(0)]);
+    net.submit(5, Request::Independent { operations, options });
+    net.arrived(11, 0);
+    net.confirm(11, 0, &first);
+    net.confirm(11, 1, &second);
+    net.confirm(11, 2, &second);
+    net.confirm(11, 3, b"small");
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    assert_eq!(results.get(0), Ok(&first[..]));
+    assert_eq!(error_code(results.get(1)), ErrorCode::TooLarge);
+    assert!(is_without_row(results.get(2)));
+    assert_eq!(results.get(3), Ok(&b"small"[..]));
+    // That batch has gone.
+    net.submit(6, independent(&[read(0)]));
+    let request = net.one_read(11);
+    net.confirm(11, request, &second);
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    assert_eq!(results.get(0), Ok(&second[..]));
+}
+
+#[test]
+fn a_batch_has_as_many_bytes_of_results_as_a_statement_unless_it_says() {
+    let mut net = Net::ready(1);
+    net.submit(5, independent(&[read(0); 17]));
+    net.arrived(11, 0);
+    let result = with_row(1 << 20);
+    (0..17).for_each(|request| net.confirm(11, request, &result));
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    let done = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!((done, error_code(results.get(16))), (15, ErrorCode::TooLarge));
+}
+
+/// Frontends that hold so many bytes.
+#[derive(Debug)]
+struct Held(usize);
+
+impl crate::request::HandedOut for Held {
+    fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn results_that_are_not_written_yet_are_bounded() {
+    let mut net = Net::ready(1);
+    net.client.setup.bounds.result_bytes = 1000;
+    net.client.count_handed_out(Box::new(Held(900)));
+    net.submit(1, independent(&[read(0), write(0), read(0)]));
+    net.submit(2, scan(0, 0));
+    net.arrived(11, 0);
+    net.confirm(11, 0, &with_row(80));
+    // Those of a batch that is not complete count, too.
+    net.client.count_handed_out(Box::new(Held(915)));
+    net.confirm(11, 1, &with_row(80));
+    net.confirm(11, 2, &with_row(80));
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    assert!(results.get(0).is_ok() && is_without_row(results.get(1)));
+    assert_eq!(error_code(results.get(2)), ErrorCode::Overloaded);
+    net.tell(worker(11), Kind::ScanConf, |out| {
+        ScanConf { request: 3, cursor: None, rows: 1 }.encode(out);
+        out.put_block(&with_row(80));
+    });
+    assert_eq!(net.failure().error.code, ErrorCode::Overloaded);
+    assert!(net.client.is_idle());
+    // Nothing more begins when there is no room at all.
+    net.client.count_handed_out(Box::new(Held(1000)));
+    net.submit(3, scan(0, 0));
+    assert_eq!(net.failure().error.code, ErrorCode::Overloaded);
+    net.client.count_handed_out(Box::new(Held(0)));
+    net.submit(4, scan(0, 0));
+    net.one(11, Kind::ScanReq);
 }
 
 fn scan(partition: u16, cursor: u64) -> Request {

@@ -465,6 +465,20 @@ fn a_refused_way_back_to_a_savepoint_ends_the_transaction() {
 }
 
 #[test]
+fn a_transaction_is_committed_though_there_is_no_room_for_what_it_read() {
+    let mut net = Net::ready(1);
+    net.submit(3, transaction(&[read(0), read(0), write(0)]));
+    let sent = net.one_statement(11);
+    net.client.setup.bounds.result_bytes = 0;
+    let mut long = vec![0, 2];
+    long.extend([0; 100]);
+    conf(&mut net, 11, sent.request, Committed, &[&long, b"short", &long]);
+    let Answer::Statement { state: Committed, results, .. } = net.answer() else { panic!() };
+    assert_eq!(results.get(0).unwrap_err().error.code, ErrorCode::Overloaded);
+    assert_eq!((results.get(1), results.get(2)), (Ok(&b"short"[..]), Ok(&[0, 2][..])));
+}
+
+#[test]
 fn a_way_back_to_a_savepoint_that_cannot_wait_ends_what_is_before_it() {
     let mut net = bounded(|_| ());
     net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
