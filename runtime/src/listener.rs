@@ -34,7 +34,7 @@ const HALF_OPEN_MAX: usize = 256;
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;
 /// Connections that the other protocol has not taken yet, at most.
-const OTHERS_MAX: usize = 64;
+const OTHERS_MAX: usize = 256;
 /// Wait where the first bytes came in pieces, or where accepting fails for want of descriptors.
 const PIECES_WAIT: Duration = Duration::from_millis(2);
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
@@ -117,7 +117,8 @@ impl Listener {
             let Some(others) = &self.others else {
                 return Err(io::Error::other("it speaks another protocol"));
             };
-            return others.send(stream.into_std()?).await.map_err(io::Error::other);
+            // Links need the permit that this one has.
+            return others.try_send(stream.into_std()?).map_err(io::Error::other);
         }
         stream.read_exact(&mut [0; MAGIC.len()]).await?;
         let hello = Hello::decode(&read_block(&mut stream).await?).map_err(io::Error::other)?;

@@ -259,9 +259,9 @@ impl Faults {
         };
         let leader = places.iter().find(leads).copied();
         // One directory may be lost while the others are whole.
-        let all_vote = places.iter().all(|&place| {
-            world.processes()[place].management_machine().is_some_and(ManagementNode::votes)
-        });
+        let all_vote = places
+            .iter()
+            .all(|&place| world.processes()[place].management_machine().is_some_and(ManagementNode::votes));
         if places.len() > 1 && all_vote && self.random.one_in(4) {
             world.lose_disk(*self.random.pick(&places));
             return Some("management loses its directory");
