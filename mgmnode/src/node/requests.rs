@@ -5,7 +5,7 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Endpoint, Incarnation, NodeId},
     links::LinkId,
-    message::{CatalogConf, CatalogReq, Kind, Life, StopOrd, control},
+    message::{CatalogConf, CatalogReq, Kind, Life, control},
     time::{Duration, Time},
     view::MemberState,
     wire::Malformed,
@@ -212,8 +212,9 @@ impl ManagementNode {
         }
         let not_running = || Error::new(ErrorCode::NoSuchNode, format!("{name} ({node}) does not run"));
         match kind {
-            NodeKind::Management => {
-                let text = format!("{name} ({node}) is a management node: stop its process where it runs");
+            NodeKind::Management | NodeKind::Api => {
+                let what = if kind == NodeKind::Api { "an API node" } else { "a management node" };
+                let text = format!("{name} ({node}) is {what}: end its process where it runs (SIGTERM)");
                 Err(Error::new(ErrorCode::NotSupported, text))
             }
             NodeKind::Data => {
@@ -228,27 +229,7 @@ impl ManagementNode {
                 let error = Error::new(code, "an administrator asked for it");
                 self.tell_to_stop(now, life, restart, error, effects).then_some(()).ok_or_else(not_running)
             }
-            NodeKind::Api => self.stop_api(node, restart).then_some(()).ok_or_else(not_running),
         }
-    }
-
-    fn stop_api(&mut self, node: NodeId, restart: bool) -> bool {
-        let links: Vec<(LinkId, Incarnation)> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.endpoint.node == node && peer.unconnected_since.is_none())
-            .map(|(&link, peer)| (link, peer.incarnation))
-            .collect();
-        for &(link, incarnation) in &links {
-            if let Some(link) = self.links.get_mut(link) {
-                let error = Error::new(ErrorCode::Stopping, "an administrator asked for it");
-                link.send_control(
-                    Kind::StopOrd,
-                    &StopOrd { life: Life { node, incarnation }, restart, error },
-                );
-            }
-        }
-        !links.is_empty()
     }
 
     /// The life of a data node that is meant by its id: the one in the view, else the one that reports.
