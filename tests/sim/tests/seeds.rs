@@ -55,7 +55,6 @@ const RARE: &[&str] = &[
     "an outcome was asked for 10 s after its session's end",
     "an outcome was asked for 60 s after its session's end",
     "an outcome was asked for of a partition that its TC has no replica of",
-    "an acknowledgement met another partition's write set of its number in its slot",
 ];
 
 fn threads() -> usize {
