@@ -65,6 +65,7 @@ mod tests {
         net::TcpListener,
     };
 
+    use twofold_ports::ReservedPort;
     use twofold_proto::{
         ids::Epoch,
         link::{HelloReply, Link, MAGIC},
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn the_first_that_has_the_config_gives_it() {
-        let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let nobody = ReservedPort::new();
+        let unused = nobody.address();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || serve(&listener));

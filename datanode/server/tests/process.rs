@@ -11,6 +11,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use twofold_ports::ReservedPort;
 use twofold_proto::{
     config::{Address, ClusterConfig, DataNodeConfig, ManagementNodeConfig},
     ids::{Endpoint, Epoch, Incarnation, NodeId, ViewNumber, WorkerId},
@@ -170,16 +171,12 @@ impl Owner<Management> for Watcher {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+fn local(port: &ReservedPort) -> Address {
+    Address { host: "127.0.0.1".into(), port: port.number() }
 }
 
-fn local(port: u16) -> Address {
-    Address { host: "127.0.0.1".into(), port }
-}
-
-/// A cluster of one data node.
-fn config(management: u16, data: u16) -> ClusterConfig {
+/// A cluster of one management node and one data node, at these ports.
+fn config([management, data]: &[ReservedPort; 2]) -> ClusterConfig {
     ClusterConfig {
         name: "test".into(),
         replicas: 1,
@@ -232,9 +229,9 @@ impl Drop for Program {
 }
 
 impl Program {
-    fn start(management: u16, directory: &TempDir) -> Program {
+    fn start(ports: &[ReservedPort; 2], directory: &TempDir) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twofold-datanode"));
-        command.arg("--mgm").arg(format!("127.0.0.1:{management}")).arg("--dir").arg(directory.path());
+        command.arg("--mgm").arg(ports[0].address().to_string()).arg("--dir").arg(directory.path());
         Program(command.args(["--id", "11"]).stderr(Stdio::piped()).spawn().unwrap())
     }
 
@@ -270,9 +267,10 @@ fn joins(seen: &Receiver<Seen>) -> Life {
 
 #[test]
 fn a_node_joins_is_started_again_when_killed_and_leaves_when_asked() {
-    let (management, directory) = (free_port(), TempDir::new().unwrap());
-    let seen = manage(config(management, free_port()));
-    let program = Program::start(management, &directory);
+    let ports = [ReservedPort::new(), ReservedPort::new()];
+    let directory = TempDir::new().unwrap();
+    let seen = manage(config(&ports));
+    let program = Program::start(&ports, &directory);
     let first = joins(&seen);
     Program::signal(program.child(), "KILL");
     assert_eq!(next(&seen), Seen::Gone(first));
@@ -287,32 +285,34 @@ fn a_node_joins_is_started_again_when_killed_and_leaves_when_asked() {
 
 #[test]
 fn two_nodes_do_not_share_a_directory() {
-    let (management, directory) = (free_port(), TempDir::new().unwrap());
-    let seen = manage(config(management, free_port()));
-    let _first = Program::start(management, &directory);
+    let ports = [ReservedPort::new(), ReservedPort::new()];
+    let directory = TempDir::new().unwrap();
+    let seen = manage(config(&ports));
+    let _first = Program::start(&ports, &directory);
     joins(&seen);
-    let (code, log) = Program::start(management, &directory).end();
+    let (code, log) = Program::start(&ports, &directory).end();
     assert_eq!(code, Some(i32::from(EXIT_DO_NOT_RESTART)), "{log}");
     assert!(log.contains("another data node runs in --dir"), "{log}");
 }
 
 #[test]
 fn a_port_in_use_is_named() {
-    let (management, directory) = (free_port(), TempDir::new().unwrap());
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    let _seen = manage(config(management, port));
-    let (code, log) = Program::start(management, &directory).end();
+    let ports = [ReservedPort::new(), ReservedPort::new()];
+    let directory = TempDir::new().unwrap();
+    let _taken = TcpListener::bind(ports[1].address()).unwrap();
+    let _seen = manage(config(&ports));
+    let (code, log) = Program::start(&ports, &directory).end();
     assert_eq!(code, Some(i32::from(EXIT_DO_NOT_RESTART)), "{log}");
-    assert!(log.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{log}");
+    assert!(log.contains(&format!("cannot listen on {}", ports[1].address())), "{log}");
 }
 
 #[test]
 fn an_id_that_is_no_data_node_is_named() {
-    let (management, directory) = (free_port(), TempDir::new().unwrap());
-    let _seen = manage(config(management, free_port()));
+    let ports = [ReservedPort::new(), ReservedPort::new()];
+    let directory = TempDir::new().unwrap();
+    let _seen = manage(config(&ports));
     let mut command = Command::new(env!("CARGO_BIN_EXE_twofold-datanode"));
-    command.arg("--mgm").arg(format!("127.0.0.1:{management}")).arg("--dir").arg(directory.path());
+    command.arg("--mgm").arg(ports[0].address().to_string()).arg("--dir").arg(directory.path());
     let output = command.args(["--id", "12"]).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(i32::from(EXIT_DO_NOT_RESTART)), "{log}");

@@ -1,7 +1,6 @@
 //! The real process: started, asked, killed, started again.
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -12,6 +11,7 @@ use twofold_grpc::management::{
     GetConfigRequest, NodeState, ShowRequest, ShowResponse, StopNodeRequest,
     management_client::ManagementClient,
 };
+use twofold_ports::ReservedPort;
 
 /// A process that ends with the test.
 struct Node(Child);
@@ -23,17 +23,16 @@ impl Drop for Node {
     }
 }
 
-/// Ports that are free now, one for each of `count` nodes and as many for their web consoles.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+/// A port for each of `count` nodes, and one for its web console.
+fn reserve(count: usize) -> Vec<[ReservedPort; 2]> {
+    (0..count).map(|_| [ReservedPort::new(), ReservedPort::new()]).collect()
 }
 
 /// Writes a config of management nodes with these ports.
-fn write_config(folder: &Path, ports: &[u16]) {
+fn write_config(folder: &Path, ports: &[[ReservedPort; 2]]) {
     let mut text = String::from("[cluster]\nname = \"test\"\n");
-    for (id, pair) in (1..).zip(ports.chunks(2)) {
-        text += &format!("[[mgm]]\nid = {id}\nport = {}\nweb_port = {}\n", pair[0], pair[1]);
+    for (id, [port, web_port]) in (1..).zip(ports) {
+        text += &format!("[[mgm]]\nid = {id}\nport = {}\nweb_port = {}\n", port.number(), web_port.number());
     }
     for id in [11, 12] {
         text += &format!("[[data]]\nid = {id}\nhost = \"127.0.0.1\"\n");
@@ -78,14 +77,14 @@ async fn until(port: u16, what: &str, is_so: impl Fn(&ShowResponse) -> bool) -> 
 #[test]
 fn a_node_that_is_killed_goes_on_in_a_later_term() {
     let folder = tempfile::tempdir().unwrap();
-    let ports = free_ports(2);
+    let ports = reserve(1);
     write_config(folder.path(), &ports);
     block_on(async {
         let first = start(folder.path(), 1);
-        let shown = until(ports[0], "it leads", |shown| shown.leader == 1).await;
+        let shown = until(ports[0][0].number(), "it leads", |shown| shown.leader == 1).await;
         assert_eq!((&*shown.cluster, shown.view, shown.nodes.len()), ("test", 0, 4));
         assert_eq!(shown.nodes[0].state(), NodeState::Up);
-        let mut client = client(ports[0]).await.unwrap();
+        let mut client = client(ports[0][0].number()).await.unwrap();
         // Who has just been elected may not know yet what the register says.
         let begin = Instant::now();
         let refused = loop {
@@ -106,7 +105,7 @@ fn a_node_that_is_killed_goes_on_in_a_later_term() {
         );
         drop(first);
         let _second = start(folder.path(), 1);
-        let again = until(ports[0], "it leads again", |shown| shown.leader == 1).await;
+        let again = until(ports[0][0].number(), "it leads again", |shown| shown.leader == 1).await;
         assert!(again.term > shown.term, "{} after {}", again.term, shown.term);
     });
 }
@@ -114,9 +113,9 @@ fn a_node_that_is_killed_goes_on_in_a_later_term() {
 #[test]
 fn three_nodes_lead_each_other_over_real_sockets() {
     let folder = tempfile::tempdir().unwrap();
-    let ports = free_ports(6);
+    let ports = reserve(3);
     write_config(folder.path(), &ports);
-    let port = |id: u32| ports[2 * (id as usize - 1)];
+    let port = |id: u32| ports[id as usize - 1][0].number();
     block_on(async {
         let mut nodes: Vec<Option<Node>> = (1..=3).map(|id| Some(start(folder.path(), id))).collect();
         let up = |shown: &ShowResponse| {
@@ -144,7 +143,7 @@ fn three_nodes_lead_each_other_over_real_sockets() {
 #[test]
 fn what_cannot_work_is_said_and_not_tried_again() {
     let folder = tempfile::tempdir().unwrap();
-    let ports = free_ports(2);
+    let ports = reserve(1);
     write_config(folder.path(), &ports);
     let run = |id: u16| {
         let output = command(folder.path(), id).arg("--log-format").arg("json").output().unwrap();
@@ -165,10 +164,10 @@ fn what_cannot_work_is_said_and_not_tried_again() {
 #[test]
 fn it_ends_well_when_asked_to() {
     let folder = tempfile::tempdir().unwrap();
-    let ports = free_ports(2);
+    let ports = reserve(1);
     write_config(folder.path(), &ports);
     let mut node = start(folder.path(), 1);
-    block_on(until(ports[0], "it leads", |shown| shown.leader == 1));
+    block_on(until(ports[0][0].number(), "it leads", |shown| shown.leader == 1));
     let pid = node.0.id().to_string();
     assert!(Command::new("kill").arg("-TERM").arg(&pid).status().unwrap().success());
     assert_eq!(node.0.wait().unwrap().code(), Some(0));

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use twofold_ports::ReservedPort;
 use twofold_proto::{
     ids::{Endpoint, Incarnation, NodeId, WorkerId},
     link::{Hello, HelloReply, MAGIC, PROTOCOL_VERSION},
@@ -228,8 +229,8 @@ fn connecting_goes_on_until_someone_listens() {
     // First nobody is known, then nobody is there.
     a.input(Input::Alarm(Duration::from_millis(30)));
     assert_eq!(a.next(), Effect::Rang);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    a.directory.set(NodeId(2), nobody.to_string());
+    let nobody = ReservedPort::new();
+    a.directory.set(NodeId(2), nobody.address().to_string());
     a.input(Input::Alarm(Duration::from_millis(30)));
     assert_eq!(a.next(), Effect::Rang);
     assert_eq!(a.metrics.connects.get(), 0);

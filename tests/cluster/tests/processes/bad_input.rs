@@ -9,6 +9,7 @@ use std::{
 };
 
 use twofold_cluster_tests::{Cluster, Neighbour, PATIENCE, binary, eventually, run};
+use twofold_ports::ReservedPort;
 use twofold_proto::{
     ids::{Endpoint, Incarnation, NodeId, WorkerId},
     limits::FRAME_BYTES_MAX,
@@ -93,8 +94,8 @@ fn directories_that_cannot_be_written() {
     let below = file.join("dir");
     let named = below.display().to_string();
     let config = folder.path().join("twofold.toml");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nodes = format!("[[mgm]]\nid = 1\nhost = \"127.0.0.1\"\nport = {port}\n")
+    let port = ReservedPort::new();
+    let nodes = format!("[[mgm]]\nid = 1\nhost = \"127.0.0.1\"\nport = {}\n", port.number())
         + "[[data]]\nid = 11\nhost = \"127.0.0.1\"\n[[data]]\nid = 12\nhost = \"127.0.0.1\"\n";
     fs::write(&config, nodes).unwrap();
     let output = node("twofold-mgmnode", &below, &["--config", &config.display().to_string()]);
