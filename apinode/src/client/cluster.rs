@@ -10,7 +10,7 @@ use twofold_proto::{
     message::{self, Catalog, Kind, Life, put_control},
     placement::PartitionMap,
     time::Duration,
-    view::{MemberState, View},
+    view::View,
     wire::{Malformed, Writer},
 };
 
@@ -236,7 +236,8 @@ impl Client {
     /// for a primary.
     fn connect_workers(&mut self) {
         let (Some(config), view) = (self.config.clone(), self.view.clone()) else { return };
-        for member in view.members.iter().filter(|member| member.state >= MemberState::Ready) {
+        // Those that still copy, too: they keep the outcomes of what they are sent until its session has confirmed them.
+        for member in &view.members {
             let life = Life { node: member.node, incarnation: member.incarnation };
             for worker in 0..member.workers {
                 let to = Endpoint::new(member.node, WorkerId(worker));

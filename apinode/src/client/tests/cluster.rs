@@ -24,10 +24,6 @@ fn it_asks_the_management_nodes_and_then_meets_every_worker() {
     let workers =
         |net: &Net| net.far.values().map(|far| far.to).filter(|to| to.node.0 > 2).collect::<Vec<_>>();
     let both = |node| [0, 1].map(|worker| Endpoint::new(NodeId(node), WorkerId(worker)));
-    assert_eq!(workers(&net), both(11));
-    let mut ready = syncing;
-    ready.state = MemberState::Ready;
-    net.see_view(vec![member(11, life(11, 1), 2), ready]);
     assert_eq!(workers(&net), [both(11), both(12)].concat());
     assert!((0..PARTITIONS).all(|p| net.client.map.primary(PartitionId(p)).unwrap().node == NodeId(11)));
     net.tell(SECOND, Kind::CatalogOrd, |out| put_control(out, &Catalog::default()));

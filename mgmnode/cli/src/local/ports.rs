@@ -122,6 +122,8 @@ fn find_listener(table: &str, port: u16) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use twofold_ports::ReservedPort;
+
     use super::*;
 
     fn port(number: u16) -> Port {
@@ -130,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named_with_the_one_who_has_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let number = listener.local_addr().unwrap().port();
+        let reserved = ReservedPort::new();
+        let (listener, number) = (TcpListener::bind(reserved.address()).unwrap(), reserved.number());
         let faults = faults(vec![port(number)]);
         let own = std::process::id();
         let name = process::name(own).unwrap();
