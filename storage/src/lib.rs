@@ -1,6 +1,7 @@
-//! One worker's memory.
+//! One worker's memory, and what of it stands on disk.
 
 pub mod arena;
+pub mod disk;
 pub mod evaluate;
 pub mod fragment;
 pub mod lock;

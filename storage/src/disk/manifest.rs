@@ -1,0 +1,111 @@
+//! The manifest: whose data this is, which checkpoints are valid, and what its owner knew of the cluster.
+//!
+//! A small file, replaced as a whole whenever something of that changes. A checkpoint gets into it once the newest epoch in it is
+//! durable; so whatever epoch the cluster restarts at, nothing in a checkpoint is too new.
+
+use serde::{Deserialize, Serialize};
+use twofold_proto::{
+    ids::{Epoch, Incarnation, NodeId, WorkerId},
+    message::{Catalog, control, put_control},
+    view::View,
+    wire::{Malformed, Reader, Writer},
+};
+
+use super::{FORMAT, redo::Position};
+
+/// The manifest.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub struct Manifest {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// The valid checkpoints. All rows that have no record in redo from [`Manifest::redo_begin`] on stand in them.
+    pub checkpoints: Vec<Checkpoint>,
+    /// The life that adopted `view` and `catalog`.
+    pub life: Incarnation,
+    /// The newest view that it has adopted.
+    pub view: View,
+    /// The newest catalog that it has adopted.
+    pub catalog: Catalog,
+}
+
+/// A checkpoint: the rows of one worker.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Checkpoint {
+    /// The life that wrote it.
+    pub life: Incarnation,
+    /// Its worker.
+    pub worker: WorkerId,
+    /// The numbers of its parts' files, from the first to before the second.
+    pub parts: (u64, u64),
+    /// What its worker has logged before, the rows reflect; what it has logged since, they may.
+    pub begin: u64,
+    /// They reflect nothing of a later epoch.
+    pub newest: Epoch,
+}
+
+impl Manifest {
+    /// Where redo is needed from on; `None`: all that there is.
+    pub fn redo_begin(&self) -> Option<Position> {
+        self.checkpoints.iter().map(|checkpoint| Position(checkpoint.begin)).min()
+    }
+
+    /// The file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; 4];
+        out.put_u16(FORMAT);
+        put_control(&mut out, self);
+        let checksum = crc32fast::hash(&out[4..]);
+        out[..4].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// If it is damaged, or of another format.
+    pub fn decode(bytes: &[u8]) -> Result<Manifest, Malformed> {
+        let mut reader = Reader::new(bytes, "manifest");
+        if reader.u32()? != crc32fast::hash(reader.rest()) {
+            return Err(Malformed("manifest: its checksum is wrong"));
+        }
+        if reader.u16()? != FORMAT {
+            return Err(Malformed("manifest: it is of another format"));
+        }
+        control(reader.rest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(worker: u16, begin: u64) -> Checkpoint {
+        let (life, worker) = (Incarnation(1), WorkerId(worker));
+        Checkpoint { life, worker, parts: (3, 5), begin, newest: Epoch(9) }
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written_or_not_at_all() {
+        let mut manifest = Manifest {
+            cluster: "test".into(),
+            node: NodeId(11),
+            checkpoints: vec![],
+            life: Incarnation(7),
+            view: View::default(),
+            catalog: Catalog::default(),
+        };
+        assert_eq!(manifest.redo_begin(), None);
+        manifest.checkpoints = vec![checkpoint(0, 700), checkpoint(1, 300)];
+        assert_eq!(manifest.redo_begin(), Some(Position(300)));
+        let bytes = manifest.encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(Manifest::decode(&damaged).is_err(), "byte {at}");
+            assert!(Manifest::decode(&bytes[..at]).is_err(), "{at} bytes");
+        }
+    }
+}
