@@ -6,6 +6,7 @@
 //! u64 file: the segment's number, or that of the checkpoint's part
 //! u64 life: the incarnation of the process that wrote it
 //! u64 flushed: the position up to which the log was known to be on disk when this was written
+//! u64 previous: the position where the frame before this one ends
 //! u16 worker, u16 how many workers this life has
 //! u16 format, u16 0
 //! payload, then zeros up to a multiple of 512
@@ -14,7 +15,7 @@
 //! Behind the last frame stand 512 zeros, the *end mark*, until the next one is written over it: a segment may be a former
 //! one's file, with its bytes still there. So a file ends well where an end mark stands, or the file itself ends. Else
 //! writing was interrupted there, which is what a power cut does, or a frame is damaged. A damaged frame had been flushed; then
-//! a later frame says so, as it says up to where all was on disk when it was written.
+//! a later frame says so, as it says up to where all was on disk when it was written; or that something was before it.
 
 use std::mem;
 
@@ -23,12 +24,12 @@ use twofold_proto::{
     wire::{Malformed, Reader, Writer},
 };
 
-use super::FORMAT;
+use super::{FORMAT, redo::Position};
 
 /// Frames begin at multiples of this: a sector, the most that a disk writes all or nothing of.
 pub const ALIGNMENT: usize = 512;
 /// Bytes before the payload.
-pub const HEADER: usize = 40;
+pub const HEADER: usize = 48;
 /// Longest payload.
 pub const PAYLOAD_MAX: usize = 2 << 20;
 
@@ -41,8 +42,10 @@ pub struct FrameHeader {
     pub file: u64,
     /// The process that wrote it.
     pub life: Incarnation,
-    /// Up to which position (see [`super::redo::Position`]) the log was known to be on disk.
-    pub flushed: u64,
+    /// Up to where the log was known to be on disk.
+    pub flushed: Position,
+    /// Where the frame before this one ends; in the first of all: where this one begins.
+    pub previous: Position,
     /// Whose records these are.
     pub worker: WorkerId,
     /// How many workers this life has.
@@ -65,7 +68,8 @@ pub fn put_frame(header: &FrameHeader, payload: &[u8], out: &mut Vec<u8>) {
     out.put_u32(payload.len() as u32);
     out.put_u64(header.file);
     out.put_u64(header.life.0);
-    out.put_u64(header.flushed);
+    out.put_u64(header.flushed.0);
+    out.put_u64(header.previous.0);
     out.put_u16(header.worker.0);
     out.put_u16(header.workers);
     out.put_u16(FORMAT);
@@ -124,7 +128,8 @@ fn parse(bytes: &[u8]) -> Result<(FrameHeader, &[u8], u16), Malformed> {
     let header = FrameHeader {
         file: reader.u64()?,
         life: Incarnation(reader.u64()?),
-        flushed: reader.u64()?,
+        flushed: Position(reader.u64()?),
+        previous: Position(reader.u64()?),
         worker: WorkerId(reader.u16()?),
         workers: reader.u16()?,
     };
@@ -160,7 +165,7 @@ impl<'a> Frames<'a> {
 
     /// The largest `flushed` of all frames of this file that stand anywhere behind [`Frames::offset`], where none can be
     /// read. A frame's bytes are not its own proof of where it begins, so all multiples of the alignment are tried.
-    pub fn flushed_behind(&self) -> Option<u64> {
+    pub fn flushed_behind(&self) -> Option<Position> {
         let offsets = (self.offset..self.bytes.len()).step_by(ALIGNMENT);
         offsets.filter_map(|at| Some(frame_at(self.bytes, at, self.file).ok()?.0.flushed)).max()
     }
@@ -173,7 +178,8 @@ mod tests {
     use super::*;
 
     fn header(file: u64, flushed: u64) -> FrameHeader {
-        FrameHeader { file, life: Incarnation(7), flushed, worker: WorkerId(1), workers: 2 }
+        let (flushed, previous) = (Position(flushed), Position(0));
+        FrameHeader { file, life: Incarnation(7), flushed, previous, worker: WorkerId(1), workers: 2 }
     }
 
     fn read(bytes: &[u8], file: u64) -> (Vec<Vec<u8>>, NoFrame) {
@@ -209,7 +215,7 @@ mod tests {
     fn another_format_is_not_taken_for_damage() {
         let mut bytes = Vec::new();
         put_frame(&header(9, 0), b"payload", &mut bytes);
-        bytes[36] += 1;
+        bytes[44] += 1;
         let checksum = crc32fast::hash(&bytes[4..HEADER + 7]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(read(&bytes, 9), (vec![], NoFrame::Format(FORMAT + 1)));
@@ -237,7 +243,7 @@ mod tests {
             let mut frames = Frames::new(&bytes, 5);
             while frames.next().is_ok() {}
             let last = lengths.len() as u64 - 1;
-            prop_assert_eq!(frames.flushed_behind(), (damaged as u64 != last).then_some(last));
+            prop_assert_eq!(frames.flushed_behind(), (damaged as u64 != last).then_some(Position(last)));
         }
 
         #[test]
