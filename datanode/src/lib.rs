@@ -1,6 +1,7 @@
 //! The data node's machines: [`node`] (membership, leases, epochs, joining), and a [`worker`] per thread (queries,
-//! transactions, replication, takeover, copying). They tell each other what [`local`] lists, and nothing else.
+//! transactions, replication, takeover, copying), and [`disk`] (redo, checkpoints, loading). They tell each other what [`local`] lists, and nothing else.
 
+pub mod disk;
 pub mod local;
 #[cfg(feature = "mutations")]
 pub mod mutation;

@@ -156,7 +156,7 @@ impl<'a> Frames<'a> {
     ///
     /// # Errors
     /// If there is none, why.
-    pub fn next(&mut self) -> Result<(usize, FrameHeader, &'a [u8]), NoFrame> {
+    pub fn read_next(&mut self) -> Result<(usize, FrameHeader, &'a [u8]), NoFrame> {
         let at = self.offset;
         let (header, payload) = frame_at(self.bytes, at, self.file)?;
         self.offset += frame_bytes(payload.len());
@@ -186,7 +186,7 @@ mod tests {
         let mut frames = Frames::new(bytes, file);
         let mut payloads = Vec::new();
         loop {
-            match frames.next() {
+            match frames.read_next() {
                 Ok((_, header, payload)) => {
                     assert_eq!((header.file, header.workers), (file, 2));
                     payloads.push(payload.to_vec());
@@ -241,7 +241,7 @@ mod tests {
             prop_assert_ne!(end, NoFrame::End);
             // Those behind it can be found, and say what had been flushed.
             let mut frames = Frames::new(&bytes, 5);
-            while frames.next().is_ok() {}
+            while frames.read_next().is_ok() {}
             let last = lengths.len() as u64 - 1;
             prop_assert_eq!(frames.flushed_behind(), (damaged as u64 != last).then_some(Position(last)));
         }

@@ -20,8 +20,10 @@ pub struct Manifest {
     pub cluster: String,
     /// The node.
     pub node: NodeId,
-    /// The valid checkpoints. All rows that have no record in redo from [`Manifest::redo_begin`] on stand in them.
+    /// The valid checkpoints.
     pub checkpoints: Vec<Checkpoint>,
+    /// Where redo is needed from on: what has no record there stands in the checkpoints.
+    pub redo: Position,
     /// The life that adopted `view` and `catalog`.
     pub life: Incarnation,
     /// The newest view that it has adopted.
@@ -40,17 +42,12 @@ pub struct Checkpoint {
     /// The numbers of its parts' files, from the first to before the second.
     pub parts: (u64, u64),
     /// What its worker has logged before, the rows reflect; what it has logged since, they may.
-    pub begin: u64,
+    pub begin: Position,
     /// They reflect nothing of a later epoch.
     pub newest: Epoch,
 }
 
 impl Manifest {
-    /// Where redo is needed from on; `None`: all that there is.
-    pub fn redo_begin(&self) -> Option<Position> {
-        self.checkpoints.iter().map(|checkpoint| Position(checkpoint.begin)).min()
-    }
-
     /// The file.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
@@ -83,22 +80,20 @@ mod tests {
 
     fn checkpoint(worker: u16, begin: u64) -> Checkpoint {
         let (life, worker) = (Incarnation(1), WorkerId(worker));
-        Checkpoint { life, worker, parts: (3, 5), begin, newest: Epoch(9) }
+        Checkpoint { life, worker, parts: (3, 5), begin: Position(begin), newest: Epoch(9) }
     }
 
     #[test]
     fn it_is_read_as_it_was_written_or_not_at_all() {
-        let mut manifest = Manifest {
+        let manifest = Manifest {
             cluster: "test".into(),
             node: NodeId(11),
-            checkpoints: vec![],
+            checkpoints: vec![checkpoint(0, 700), checkpoint(1, 300)],
+            redo: Position(300),
             life: Incarnation(7),
             view: View::default(),
             catalog: Catalog::default(),
         };
-        assert_eq!(manifest.redo_begin(), None);
-        manifest.checkpoints = vec![checkpoint(0, 700), checkpoint(1, 300)];
-        assert_eq!(manifest.redo_begin(), Some(Position(300)));
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
         for at in 0..bytes.len() {

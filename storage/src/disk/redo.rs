@@ -4,6 +4,7 @@
 //! too, of all rows. Records say what became of keys, not how, and carry versions: replayed twice, or over what came later,
 //! they do no harm. The log is not in the order of epochs; who restores to an epoch leaves out what is later.
 
+use serde::{Deserialize, Serialize};
 use twofold_proto::{
     ids::{Epoch, Incarnation, PartitionId, TransactionId, Version},
     message::{CopyRow, Image, WriteSetHeader},
@@ -11,7 +12,7 @@ use twofold_proto::{
 };
 
 /// A place in the log: segment and offset, in order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 pub struct Position(pub u64);
 
 impl Position {
