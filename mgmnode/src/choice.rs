@@ -63,6 +63,33 @@ pub fn next_view(config: &ClusterConfig, membership: &Membership, facts: &Facts)
     Some(choice.view.next(restart, members))
 }
 
+/// The groups whose rows are lost: every `up` member has ended and come back as another life, so with nothing.
+pub fn lost_groups(config: &ClusterConfig, membership: &Membership, facts: &Facts) -> Vec<GroupId> {
+    let choice = Choice { config, membership, view: membership.view(), facts };
+    choice.groups().filter(|&group| choice.is_lost(group)).collect()
+}
+
+/// A group that does not serve, as none of its `up` members is heard, and may never serve again by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoppedGroup {
+    /// Which.
+    pub group: GroupId,
+    /// Those that were `up`.
+    pub up: Vec<NodeId>,
+    /// Those of them that are not known to have ended: they may have the rows still.
+    pub silent: Vec<NodeId>,
+    /// Those of them of which no other life reports.
+    pub missing: Vec<NodeId>,
+    /// Nodes of the group that run, and wait for a view that takes them in.
+    pub waiting: Vec<NodeId>,
+}
+
+/// The groups that do not serve.
+pub fn stopped_groups(config: &ClusterConfig, membership: &Membership, facts: &Facts) -> Vec<StoppedGroup> {
+    let choice = Choice { config, membership, view: membership.view(), facts };
+    choice.groups().filter_map(|group| choice.stopped(group)).collect()
+}
+
 struct Choice<'a> {
     config: &'a ClusterConfig,
     membership: &'a Membership,
@@ -140,7 +167,7 @@ impl Choice<'_> {
 
     fn next_members(&self) -> Option<Vec<Member>> {
         let Some(mut next) = self.survivors() else {
-            return self.is_data_lost().then(Vec::new);
+            return self.groups().any(|group| self.is_lost(group)).then(Vec::new);
         };
         self.let_go(&mut next);
         self.demote(&mut next);
@@ -171,17 +198,40 @@ impl Choice<'_> {
         Some(next)
     }
 
-    /// Whether in some group every `up` member has ended and come back as another life, so with nothing.
-    fn is_data_lost(&self) -> bool {
-        let replaced = |member: &Member| {
-            let other = self.candidate(member.node).is_some_and(|heard| heard.report.life != life(member));
-            self.is_dead(life(member)) && other
+    fn up_members(&self, group: GroupId) -> impl Iterator<Item = &Member> {
+        let in_group =
+            move |member: &&Member| member.state == MemberState::Up && self.group_of(member.node) == group;
+        self.view.members.iter().filter(in_group)
+    }
+
+    /// Whether another life of the member reports.
+    fn has_successor(&self, member: &Member) -> bool {
+        self.candidate(member.node).is_some_and(|heard| heard.report.life != life(member))
+    }
+
+    /// Whether every `up` member of the group has ended and come back as another life, so with nothing.
+    fn is_lost(&self, group: GroupId) -> bool {
+        let replaced = |member: &Member| self.is_dead(life(member)) && self.has_successor(member);
+        let mut up = self.up_members(group).peekable();
+        up.peek().is_some() && up.all(replaced)
+    }
+
+    fn stopped(&self, group: GroupId) -> Option<StoppedGroup> {
+        let up: Vec<&Member> = self.up_members(group).collect();
+        if up.is_empty() || up.iter().any(|member| !self.is_dead(life(member))) {
+            return None;
+        }
+        let nodes = |of: &dyn Fn(&Member) -> bool| {
+            up.iter().filter(|member| of(member)).map(|member| member.node).collect::<Vec<NodeId>>()
         };
-        self.groups().any(|group| {
-            let in_group =
-                |member: &&Member| member.state == MemberState::Up && self.group_of(member.node) == group;
-            let mut up = self.view.members.iter().filter(in_group).peekable();
-            up.peek().is_some() && up.all(replaced)
+        let missing = nodes(&|member| !self.has_successor(member));
+        let runs = |node: &NodeId| self.candidate(*node).is_some() && !missing.contains(node);
+        Some(StoppedGroup {
+            group,
+            up: nodes(&|_| true),
+            silent: nodes(&|member| !self.facts.gone.contains(&life(member))),
+            waiting: self.config.group_nodes(group).filter(runs).collect(),
+            missing,
         })
     }
 

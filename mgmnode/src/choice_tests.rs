@@ -249,3 +249,32 @@ fn most(config: &ClusterConfig, choice: &Choice<'_>, alive: &[Member]) -> Option
         .map(|kept| kept.len())
         .max()
 }
+
+#[test]
+fn groups_that_do_not_serve_are_named_with_who_is_missing() {
+    let told = |text: &str| {
+        let case = Case::parse(text);
+        let config = config(case.replicas, &case.nodes);
+        let settled = case.settled.iter().map(|&(group, number)| (GroupId(group), ViewNumber(number)));
+        let membership = Membership::of(case.view, settled, &case.dropped, &config);
+        (stopped_groups(&config, &membership, &case.facts), lost_groups(&config, &membership, &case.facts))
+    };
+    let nodes = |ids: &[u16]| ids.iter().map(|&id| NodeId(id)).collect::<Vec<_>>();
+    let cluster = "nodes 11 12 13 14 replicas 2\nview 5 r1: 11a=up 12a=up 13a=up 14a=up\n";
+    assert_eq!(told(&format!("{cluster}11a\n12a\n13a")), (vec![], vec![]), "14 alone is missing");
+    // 13 has ended and runs anew, 14 is silent.
+    let (stopped, lost) = told(&format!("{cluster}11a\n12a\n13b\ngone 13a"));
+    let group = StoppedGroup {
+        group: GroupId(1),
+        up: nodes(&[13, 14]),
+        silent: nodes(&[14]),
+        missing: nodes(&[14]),
+        waiting: nodes(&[13]),
+    };
+    assert_eq!((stopped, lost), (vec![group.clone()], vec![]));
+    let (stopped, lost) = told(&format!("{cluster}11a\n12a\n13b\n14b\ngone 13a 14a"));
+    let group = StoppedGroup { silent: vec![], missing: vec![], waiting: nodes(&[13, 14]), ..group };
+    assert_eq!((stopped, lost), (vec![group], vec![GroupId(1)]));
+    // Before the leader has listened for long enough nobody is silent.
+    assert_eq!(told(&format!("{cluster}listening 100")), (vec![], vec![]));
+}

@@ -52,7 +52,7 @@ settings! {
     "mgm": "id" = "1", "id of the management node, 1 to 255; without any [[mgm]] section there is node 1";
     "mgm": "host" = "\"127.0.0.1\"", "name or address that the others reach it at";
     "mgm": "port" = "1186", "port for nodes, the command line and gRPC";
-    "mgm": "web_port" = "1188", "port of the web console and the Prometheus metrics";
+    "mgm": "web_port" = "1188", "port of the Prometheus metrics; the web console, which is not there yet, is to have it too";
     "data": "id" = "", "id of the data node, 1 to 255; groups are taken in the order of ids";
     "data": "host" = "", "name or address that the others reach it at";
     "data": "port" = "2202 + place", "its port; the place counts the data nodes by id, from 0";
@@ -61,7 +61,7 @@ settings! {
     "api": "host" = "\"127.0.0.1\"", "address that its frontends listen on";
     "api": "grpc_port" = "50051", "port of gRPC";
     "api": "memcached_port" = "11211", "port of the memcached protocol";
-    "api": "sql_port" = "3306", "port of the MySQL protocol";
+    "api": "sql_port" = "3306", "port of the MySQL protocol, which is not there yet: nothing listens on it";
     "api": "metrics_port" = "9464", "port of the Prometheus metrics";
     "api": "threads" = "0", "its threads, to 64; 0: one for each core";
 }
@@ -532,7 +532,7 @@ impl<'a> Reader<'a> {
             let right = if fewer == 0 { more.to_string() } else { format!("{fewer} or {more}") };
             self.fault(
                 line("replicas"),
-                format!("{count} data nodes cannot keep {replicas} replicas each in groups of {replicas}; have {right} [[data]] sections, or other replicas"),
+                format!("{count} data nodes cannot keep {replicas} replicas each in groups of {replicas}; have {right} data nodes, or other replicas"),
             );
         }
         let count = config.management_nodes.len();

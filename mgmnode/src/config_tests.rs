@@ -191,7 +191,7 @@ fn settings_that_contradict_each_other_are_refused() {
     check(
         &format!("[cluster]\nreplicas = 3\nlease_ms = 149\nfailure_ms = 148\n{TWO}"),
         &[
-            "2: 2 data nodes cannot keep 3 replicas each in groups of 3; have 3 [[data]] sections, or other replicas",
+            "2: 2 data nodes cannot keep 3 replicas each in groups of 3; have 3 data nodes, or other replicas",
             "3: `lease_ms` is 149; it has to be at least 3 times heartbeat_ms = 50: 150 or more",
             "4: `failure_ms` is 148; it has to be at least lease_ms = 149",
         ],
@@ -199,7 +199,7 @@ fn settings_that_contradict_each_other_are_refused() {
     check(
         &format!("{TWO}[[data]]\nid = 13\nhost = \"a\"\n"),
         &[
-            "1: 3 data nodes cannot keep 2 replicas each in groups of 2; have 2 or 4 [[data]] sections, or other replicas",
+            "1: 3 data nodes cannot keep 2 replicas each in groups of 2; have 2 or 4 data nodes, or other replicas",
         ],
     );
     for count in [2, 4] {

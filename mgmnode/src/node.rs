@@ -1,8 +1,9 @@
 //! The machine of a management node: a voter of the register, and, while it leads, the one who decides.
 //!
 //! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
-//! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for, `guard` what
-//! keeps a leader from deciding that has lost its register, `enquiry` how a voter comes back that has lost its own.
+//! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for, `trouble` what
+//! they have to mend, `guard` what keeps a leader from deciding that has lost its register, `enquiry` how a voter comes
+//! back that has lost its own.
 
 mod enquiry;
 mod guard;
@@ -11,6 +12,7 @@ mod reports;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::collections::BTreeMap;
 
@@ -29,12 +31,15 @@ use twofold_proto::{
 };
 
 pub use self::requests::{AdminCommand, AdminReply};
-use self::{enquiry::Enquiry, guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange};
+use self::{
+    enquiry::Enquiry, guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange,
+    trouble::StandStill,
+};
 use crate::{
     choice,
     log::{LogWrite, Stored},
     notice::Notice,
-    register::{Applied, Command, Register},
+    register::{Applied, Command, Loss, Register},
     replica::{Committed, Output, Replica, TICK, decode_message},
 };
 
@@ -45,6 +50,8 @@ pub enum Input<'a> {
     Link(LinkInput<'a>),
     /// Time has passed.
     Timer,
+    /// Milliseconds since 1970, now and then: for people, nothing is decided by it.
+    WallClock(u64),
     /// The write of this id, and all before it, are on disk for good.
     Persisted {
         /// The number of [`Effect::Persist`].
@@ -111,6 +118,12 @@ pub struct ManagementNode {
     config_settled: bool,
     /// As leader: data nodes know more than the register.
     behind: Option<Behind>,
+    /// As leader: groups that do not serve and wait for people.
+    stand_still: Option<StandStill>,
+    /// What was on disk when it started is applied, and the log says so.
+    recalled: bool,
+    /// What the wall clock said, and when.
+    wall_clock: Option<(Time, u64)>,
     /// Something changed on which decisions depend.
     evaluate: bool,
     reporters: BTreeMap<Life, Reporter>,
@@ -161,6 +174,9 @@ impl ManagementNode {
             view_proposed: false,
             config_settled: false,
             behind: None,
+            stand_still: None,
+            recalled: *stored == Stored::default(),
+            wall_clock: None,
             evaluate: false,
             reporters: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -221,6 +237,7 @@ impl ManagementNode {
         self.evaluate = true;
         self.forget_old(now, effects);
         self.note_behind(now, effects);
+        self.note_stand_still(now, effects);
         self.catch_up();
         self.repeat_stops(now);
     }
@@ -306,6 +323,7 @@ impl ManagementNode {
             for committed in std::mem::take(&mut self.output.committed) {
                 self.apply(now, committed, effects);
             }
+            self.note_recalled(effects);
             self.replica.compact(|| self.register.encode(), &mut self.output);
             for (id, write) in self.output.writes.drain(..) {
                 effects.push(Effect::Persist { id, write });
@@ -323,18 +341,18 @@ impl ManagementNode {
     fn apply(&mut self, now: Time, committed: Committed, effects: &mut Vec<Effect>) {
         let before =
             (self.register.config().cloned(), self.register.view().clone(), self.register.catalog().version);
+        let mut notices = Vec::new();
+        let is_news = !matches!(committed, Committed::Command { replayed: true, .. });
         match committed {
             Committed::Snapshot(bytes) => {
                 self.register = Register::decode(&bytes).expect("a snapshot that was agreed on can be read");
             }
-            Committed::Command(bytes) => {
+            Committed::Command { bytes, .. } => {
                 let command: Command = twofold_proto::message::control(&bytes)
                     .expect("a command that was agreed on can be read");
                 match self.register.apply(command) {
-                    Applied::Config(Ok(())) => effects.push(Effect::Notice(Notice::ConfigTaken)),
-                    Applied::Config(Err(reason)) => {
-                        effects.push(Effect::Notice(Notice::ConfigRefused(reason)))
-                    }
+                    Applied::Config(Ok(())) => notices.push(Notice::ConfigTaken),
+                    Applied::Config(Err(reason)) => notices.push(Notice::ConfigRefused(reason)),
                     Applied::View(_) => self.view_proposed = false,
                     Applied::Catalog(origin, result) => self.catalog_changed(origin, result),
                 }
@@ -345,20 +363,37 @@ impl ManagementNode {
             self.publish(Kind::ConfigOrd);
         }
         if self.register.view() != &view {
-            self.view_changed(now, view, effects);
+            self.view_changed(now, view, &mut notices);
         }
         if self.register.catalog().version != catalog {
             self.publish(Kind::CatalogOrd);
         }
+        if is_news {
+            effects.extend(notices.into_iter().map(Effect::Notice));
+        }
         self.evaluate = true;
     }
 
-    fn view_changed(&mut self, now: Time, before: View, effects: &mut Vec<Effect>) {
+    fn view_changed(&mut self, now: Time, before: View, notices: &mut Vec<Notice>) {
         let view = self.register.view().clone();
         let is_empty = view.members.is_empty();
         self.forming_since = (is_empty && !self.reporters.is_empty()).then_some(now);
-        effects.push(Effect::Notice(Notice::View { before, view }));
+        if let Some(loss) = self.register.loss().filter(|loss| is_empty && loss.view == before.number) {
+            notices.push(Notice::RowsLost(loss.clone()));
+        }
+        notices.push(Notice::View { before, view });
         self.publish(Kind::ViewOrd);
+    }
+
+    /// Says once where the register stands that was on disk: how it came there is no news.
+    fn note_recalled(&mut self, effects: &mut Vec<Effect>) {
+        if !self.recalled && self.replica.knows_history() {
+            self.recalled = true;
+            let (view, tables) = (self.register.view().clone(), self.register.catalog().tables.len());
+            if self.register.config().is_some() {
+                effects.push(Effect::Notice(Notice::Recalled { view, tables }));
+            }
+        }
     }
 
     fn note_leader(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -410,9 +445,24 @@ impl ManagementNode {
         let Some(config) = self.register.config() else { return false };
         let facts = self.facts(now);
         let Some(view) = choice::next_view(config, self.register.membership(), &facts) else { return false };
-        let predecessor = self.register.view().number;
-        self.view_proposed = self.replica.propose(Command::View { predecessor, view }.encode());
+        let before = self.register.view();
+        let predecessor = before.number;
+        let command = match view.members.is_empty() {
+            false => Command::View { predecessor, view },
+            true => {
+                let groups = choice::lost_groups(config, self.register.membership(), &facts);
+                let restart = before.restart.saturating_add(1);
+                let loss = Loss { at_ms: self.wall_clock(now), restart, view: predecessor, groups };
+                Command::Anew { predecessor, view, loss }
+            }
+        };
+        self.view_proposed = self.replica.propose(command.encode());
         self.view_proposed
+    }
+
+    /// Milliseconds since 1970; 0 if that is not known.
+    fn wall_clock(&self, now: Time) -> u64 {
+        self.wall_clock.map_or(0, |(at, millis)| millis.saturating_add(now.since(at).as_millis() as u64))
     }
 }
 
@@ -425,6 +475,7 @@ impl Machine for ManagementNode {
         match input {
             Input::Link(input) => self.link(now, input, effects),
             Input::Timer => self.tick(now, effects),
+            Input::WallClock(millis) => self.wall_clock = Some((now, millis)),
             Input::Persisted { id } => self.replica.persisted(id, &mut self.output),
             Input::Admin { request, command } => {
                 let reply = self.administrate(now, &command, effects);

@@ -3,10 +3,13 @@
 use std::fmt;
 
 use twofold_proto::{
+    error::counted,
     ids::NodeId,
     message::Life,
     view::{MemberState, View},
 };
+
+use crate::register::Loss;
 
 /// An event that people want to know of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +28,17 @@ pub enum Notice {
         /// The new one.
         view: View,
     },
+    /// What was on disk when this node started has been read: the newest view, and how many tables there are.
+    Recalled {
+        /// The view.
+        view: View,
+        /// The tables.
+        tables: usize,
+    },
+    /// All data nodes of a group have ended, and all rows are lost with them.
+    RowsLost(Loss),
+    /// A group does not serve, and waits for a node; which, and what to do.
+    GroupStopped(String),
     /// The config of the file was not taken.
     ConfigRefused(String),
     /// Data nodes know more than the register: nothing is decided; what happened, and what to do.
@@ -64,12 +78,14 @@ impl Notice {
             Notice::View { before, view } => view.members.len() < before.members.len(),
             Notice::ConfigRefused(_)
             | Notice::RegisterLost(_)
+            | Notice::RowsLost(_)
+            | Notice::GroupStopped(_)
             | Notice::EmptyDirectory { .. }
             | Notice::CatchesUp
             | Notice::Told { .. }
             | Notice::Nonsense { .. }
             | Notice::Gone(_) => true,
-            Notice::ConfigTaken => false,
+            Notice::ConfigTaken | Notice::Recalled { .. } => false,
         }
     }
 }
@@ -92,6 +108,23 @@ impl fmt::Display for Notice {
                 write!(f, "no leader of the management nodes is known in term {term}")
             }
             Notice::View { before, view } => view_change(f, before, view),
+            Notice::Recalled { view, tables } => {
+                write!(f, "the register was read: view {}, restart {}", view.number, view.restart)?;
+                for member in &view.members {
+                    write!(f, ", node {} is {}", member.node, state_name(member.state))?;
+                }
+                write!(f, ", {}", counted(*tables, "table"))
+            }
+            Notice::RowsLost(loss) => {
+                write!(
+                    f,
+                    "all data nodes of {} have ended, and all rows are lost with them: the cluster begins anew, with \
+                     its tables, without rows (restart {})",
+                    loss.groups_in_words(),
+                    loss.restart
+                )
+            }
+            Notice::GroupStopped(what) => f.write_str(what),
             Notice::ConfigRefused(reason) => write!(f, "the config file is not taken: {reason}"),
             Notice::RegisterLost(reason) => f.write_str(reason),
             Notice::EmptyDirectory { awaited } => {
@@ -117,10 +150,7 @@ impl fmt::Display for Notice {
 fn view_change(f: &mut fmt::Formatter<'_>, before: &View, view: &View) -> fmt::Result {
     write!(f, "view {}", view.number)?;
     if view.members.is_empty() {
-        return write!(
-            f,
-            ": all nodes of a group were lost, and their data with them; the cluster starts anew, empty"
-        );
+        return f.write_str(" has no members");
     }
     for member in &before.members {
         if !view.contains(member.node, member.incarnation) {
@@ -139,6 +169,7 @@ fn view_change(f: &mut fmt::Formatter<'_>, before: &View, view: &View) -> fmt::R
 mod tests {
     use super::*;
     use crate::testing::view;
+    use twofold_proto::ids::{GroupId, ViewNumber};
 
     #[test]
     fn a_view_is_told_by_what_changed() {
@@ -147,6 +178,13 @@ mod tests {
         assert_eq!(notice.to_string(), "view 6, node 11 is dropped, node 13 is syncing, node 11 is syncing");
         assert!(!notice.is_warning());
         let notice = said("5 r1: 11a=up 12a=up", "6 r1: -");
-        assert!(notice.to_string().contains("their data with them") && notice.is_warning());
+        assert!(notice.to_string() == "view 6 has no members" && notice.is_warning());
+        let loss = Loss { at_ms: 1, restart: 3, view: ViewNumber(5), groups: vec![GroupId(0), GroupId(2)] };
+        let notice = Notice::RowsLost(loss);
+        let text = notice.to_string();
+        assert!(
+            text.starts_with("all data nodes of groups 0 and 2 have ended") && text.ends_with("(restart 3)")
+        );
+        assert!(notice.is_warning());
     }
 }

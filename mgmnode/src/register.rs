@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use twofold_proto::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
-    ids::{Incarnation, NodeId, TableId, ViewNumber},
+    ids::{GroupId, Incarnation, NodeId, TableId, ViewNumber},
     limits::{MESSAGE_BYTES_MAX, TABLES_MAX},
     message::{Catalog, CatalogChange, control, put_control},
     schema::Table,
@@ -51,6 +51,28 @@ pub enum Command {
         /// The change.
         change: CatalogChange,
     },
+    /// The cluster begins anew, empty: the next view has no members. Void as [`Command::View`] is.
+    Anew {
+        /// The view that it was made from.
+        predecessor: ViewNumber,
+        /// The view without members.
+        view: View,
+        /// Why.
+        loss: Loss,
+    },
+}
+
+/// That the cluster began anew, without rows, as all data nodes of a group had ended, and rows live in memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Loss {
+    /// When, in milliseconds since 1970 by the clock of the management leader; 0 if it did not know.
+    pub at_ms: u64,
+    /// The restart number of the views after it.
+    pub restart: u16,
+    /// The view that was the last before.
+    pub view: ViewNumber,
+    /// The groups of which all were lost that were `up`.
+    pub groups: Vec<GroupId>,
 }
 
 impl Command {
@@ -79,6 +101,16 @@ pub struct Register {
     config: Option<ClusterConfig>,
     membership: Membership,
     catalog: Catalog,
+    /// The last one; it stays true until the next.
+    loss: Option<Loss>,
+}
+
+impl Loss {
+    /// Its groups: `group 0`, `groups 0 and 2`.
+    pub fn groups_in_words(&self) -> String {
+        let groups: Vec<String> = self.groups.iter().map(GroupId::to_string).collect();
+        format!("{} {}", if groups.len() == 1 { "group" } else { "groups" }, groups.join(" and "))
+    }
 }
 
 impl Register {
@@ -102,6 +134,11 @@ impl Register {
         &self.catalog
     }
 
+    /// When rows were lost last, if ever.
+    pub fn loss(&self) -> Option<&Loss> {
+        self.loss.as_ref()
+    }
+
     /// All of it, for a snapshot.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -118,11 +155,12 @@ impl Register {
     pub fn apply(&mut self, command: Command) -> Applied {
         match command {
             Command::Config(config) => Applied::Config(self.apply_config(*config)),
-            Command::View { predecessor, view } => {
-                let taken = match &self.config {
-                    Some(config) => self.membership.apply(config, predecessor, view),
-                    None => false,
-                };
+            Command::View { predecessor, view } => Applied::View(self.apply_view(predecessor, view)),
+            Command::Anew { predecessor, view, loss } => {
+                let taken = self.apply_view(predecessor, view);
+                if taken {
+                    self.loss = Some(loss);
+                }
                 Applied::View(taken)
             }
             Command::Catalog { origin, change } => {
@@ -133,6 +171,11 @@ impl Register {
                 Applied::Catalog(origin, result)
             }
         }
+    }
+
+    fn apply_view(&mut self, predecessor: ViewNumber, view: View) -> bool {
+        let config = self.config.as_ref();
+        config.is_some_and(|config| self.membership.apply(config, predecessor, view))
     }
 
     /// Why `config` cannot follow the present one, if so.
@@ -342,6 +385,14 @@ mod tests {
         register.apply(Command::View { predecessor: ViewNumber(0), view: view("1 r1: 11a=up 12a=up") });
         register.apply(Command::View { predecessor: ViewNumber(1), view: view("2 r1: 11a=up") });
         change(&mut register, CatalogChange::CreateTable(table("x"))).unwrap();
+        let anew = |predecessor, at_ms| Command::Anew {
+            predecessor: ViewNumber(predecessor),
+            view: view("3 r1: -"),
+            loss: Loss { at_ms, restart: 2, view: ViewNumber(2), groups: vec![GroupId(0)] },
+        };
+        assert_eq!(register.apply(anew(2, 5)), Applied::View(true));
+        assert_eq!(register.apply(anew(2, 6)), Applied::View(false));
+        assert_eq!(register.loss().map(|loss| loss.at_ms), Some(5), "a void entry loses nothing");
         assert_eq!(Register::decode(&register.encode()), Ok(register));
         assert!(Register::decode(b"nonsense").is_err());
     }

@@ -48,7 +48,12 @@ pub enum Committed {
     /// The state so far, in place of what is known.
     Snapshot(Vec<u8>),
     /// A command.
-    Command(Vec<u8>),
+    Command {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Whether it was in the log when this life began, so that it is no news.
+        replayed: bool,
+    },
 }
 
 /// What a voter is bound by.
@@ -80,6 +85,8 @@ pub struct Replica {
     last_write: u64,
     /// Index and term of the newest entry handed out in [`Output::committed`].
     applied: (u64, u64),
+    /// The index of the newest entry that this node had, or may have had, when it started.
+    history: u64,
 }
 
 impl std::fmt::Debug for Replica {
@@ -125,6 +132,7 @@ impl Replica {
             max_uncommitted_size: UNCOMMITTED_BYTES,
             ..Config::default()
         };
+        let history = log.last_position().1.max(log.join_point().unwrap_or_default().1);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let internal = |error: raft::Error| Error::new(ErrorCode::Internal, format!("raft: {error}"));
         let mut node = RawNode::new(&config, log, &logger).map_err(internal)?;
@@ -132,7 +140,10 @@ impl Replica {
             // Nobody else could.
             node.campaign().map_err(internal)?;
         }
-        Ok((Replica { blank, node, waiting: VecDeque::new(), last_write: 0, applied: snapshot }, data))
+        Ok((
+            Replica { blank, node, waiting: VecDeque::new(), last_write: 0, applied: snapshot, history },
+            data,
+        ))
     }
 
     /// The present term.
@@ -149,6 +160,11 @@ impl Replica {
     /// Whether this node is leader and has applied all that earlier leaders have committed.
     pub fn leads(&self) -> bool {
         self.node.raft.state == StateRole::Leader && self.applied.1 == self.term()
+    }
+
+    /// Whether all is handed out that was in the log when this life began.
+    pub fn knows_history(&self) -> bool {
+        !self.blank && self.applied.0 >= self.history
     }
 
     /// Lets Raft's clock go on by one tick.
@@ -181,6 +197,7 @@ impl Replica {
             let state = HardState { term: promised.term, vote: self.node.raft.id, ..HardState::default() };
             self.node.raft.load_state(&state);
         }
+        self.history = promised.last.1;
         self.node.mut_store().set_join_point(promised.last);
     }
 
@@ -258,7 +275,8 @@ impl Replica {
             for entry in ready.take_committed_entries() {
                 self.applied = (entry.index, entry.term);
                 if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
-                    output.committed.push(Committed::Command(entry.data.to_vec()));
+                    let replayed = entry.index <= self.history;
+                    output.committed.push(Committed::Command { bytes: entry.data.to_vec(), replayed });
                 }
             }
             let (number, must_sync) = (ready.number(), ready.must_sync());

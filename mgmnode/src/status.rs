@@ -8,6 +8,8 @@ use twofold_proto::{
     ids::{GroupId, Incarnation, NodeId, ViewNumber},
 };
 
+use crate::register::Loss;
+
 /// What kind of process a node is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum NodeKind {
@@ -32,9 +34,9 @@ pub enum NodeState {
     Syncing,
     /// A data node that reports and is in no view yet.
     Starting,
-    /// A data node of the view that does not report, or a life of it that has ended.
+    /// A data node of the view that has reported, and does not any more: it may run.
     Silent,
-    /// Nothing is heard of it here.
+    /// It has ended, or nothing was ever heard of it here.
     Down,
 }
 
@@ -99,8 +101,10 @@ pub struct Status {
     pub tables: usize,
     /// Copies of each row.
     pub replicas: u8,
-    /// What keeps the leader from deciding, and what to do about it.
+    /// What keeps the leader from deciding or a group from serving, and what to do about it.
     pub trouble: Option<String>,
+    /// When the cluster began anew, empty, the last time.
+    pub loss: Option<Loss>,
     /// All nodes: management, data, API, each by id.
     pub nodes: Vec<NodeStatus>,
 }

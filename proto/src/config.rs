@@ -1,5 +1,7 @@
 //! The config of the whole cluster, as the management nodes publish it. Reading it from `twofold.toml` is theirs.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -7,13 +9,63 @@ use crate::{
     time::Duration,
 };
 
+/// The port of a management node, where none is said.
+pub const MANAGEMENT_PORT: u16 = 1186;
+/// The port of an API node's gRPC, where none is said.
+pub const GRPC_PORT: u16 = 50051;
+
 /// Where a process listens.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Address {
-    /// Name or address of the host.
+    /// Name or address of the host; an IPv6 address without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl Address {
+    /// Reads what [`Address`] displays: HOST:PORT, or HOST alone, whose port then is `default`. An IPv6 address is in
+    /// brackets.
+    ///
+    /// # Errors
+    /// With what would be right.
+    pub fn parse(text: &str, default: u16) -> Result<Address, String> {
+        let wrong = || {
+            format!(
+                "«{text}» is no address; say HOST or HOST:PORT, like 127.0.0.1:{default} or [::1]:{default}"
+            )
+        };
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
+            None => text.split_at(text.find(':').unwrap_or(text.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(wrong)?,
+            None if port.is_empty() => default,
+            None => return Err(wrong()),
+        };
+        match host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@[]".contains(c)) {
+            true => Err(wrong()),
+            false => Ok(Address { host: host.into(), port }),
+        }
+    }
+
+    /// A management node's address from the command line, in full.
+    ///
+    /// # Errors
+    /// As [`Address::parse`].
+    pub fn of_management(text: &str) -> Result<String, String> {
+        Ok(Address::parse(text, MANAGEMENT_PORT)?.to_string())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// A data node.
@@ -34,7 +86,7 @@ pub struct ManagementNodeConfig {
     pub id: NodeId,
     /// Where nodes and the command line reach it.
     pub address: Address,
-    /// Port of the web console.
+    /// Port of the metrics, and of the web console once there is one.
     pub web_port: u16,
 }
 
@@ -137,5 +189,42 @@ impl ClusterConfig {
             .into_iter()
             .flat_map(|group| self.group_nodes(group))
             .filter(move |&other| other != node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_the_usual_port() {
+        for (text, whole) in [
+            ("db1", "db1:1186"),
+            ("db1:99", "db1:99"),
+            ("10.0.0.1", "10.0.0.1:1186"),
+            ("[::1]", "[::1]:1186"),
+            ("[::1]:99", "[::1]:99"),
+        ] {
+            assert_eq!(Address::of_management(text).as_deref(), Ok(whole));
+        }
+        for text in [
+            "",
+            ":",
+            ":99",
+            "db1:",
+            "db1:0",
+            "db1:x",
+            "db1:70000",
+            "::1",
+            "[]",
+            "[]:99",
+            "[::1",
+            "[::1]x:99",
+            "a b",
+            "http://a",
+        ] {
+            let refused = Address::parse(text, GRPC_PORT).unwrap_err();
+            assert!(refused.contains("127.0.0.1:50051"), "{refused}");
+        }
     }
 }

@@ -82,7 +82,7 @@ codes! {
     /// A condition of the operation did not hold.
     ConditionFalse = 1013, Permanent, "read the row and decide anew";
     /// Something that this version does not do.
-    NotSupported = 1014, Permanent, "do without it";
+    NotSupported = 1014, Permanent, "this version does not do that";
 
     /// An older transaction needed its locks.
     Deadlock = 2001, Temporary, "try the transaction again";
@@ -118,13 +118,15 @@ codes! {
     /// No management leader is known.
     NoLeader = 5003, Temporary, "try again in a moment; see that a majority of the management nodes runs";
     /// It would leave a node group without a serving node.
-    LastOfGroup = 5004, Permanent, "start its buddy first, or force it";
+    LastOfGroup = 5004, Permanent, "start its buddy first, or give up all rows with --force";
     /// A node that the config does not have.
     NoSuchNode = 5005, Permanent, "correct the name of the node";
     /// The management nodes run on directories that are not the ones they had.
     RegisterLost = 5006, Permanent,
         "stop the management nodes and start them with the directories that they had; without a copy of these, save the \
          data, and start the cluster anew with empty ones";
+    /// A node that is asked for something and does not run.
+    NotRunning = 5007, Permanent, "start it first; `twofold show` says which nodes run";
 
     /// A broken promise of ours.
     Internal = 9001, Permanent, "report it, with the log";
@@ -133,6 +135,14 @@ codes! {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TF-{}", *self as u16)
+    }
+}
+
+/// A number of things, in words: `1 table`, `2 tables`.
+pub fn counted(count: usize, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        _ => format!("{count} {thing}s"),
     }
 }
 

@@ -56,6 +56,8 @@ id!(
 impl WorkerId {
     /// The machine of a node that is no worker: membership on a data node, the register on a management node.
     pub const NODE: WorkerId = WorkerId(u16::MAX);
+    /// A process that has no machine: a data node's angel, or one that only asks for the config.
+    pub const ASIDE: WorkerId = WorkerId(u16::MAX - 1);
 }
 
 /// A numbered, cluster-wide consistent cut of commits: 16 bits of restart number, 48 bits of counter.
@@ -128,6 +130,18 @@ impl fmt::Debug for Endpoint {
         match self.worker {
             WorkerId::NODE => write!(f, "{:?}", self.node),
             worker => write!(f, "{:?}{:?}", self.node, worker),
+        }
+    }
+}
+
+/// For people: `node 1`, `node 11 worker 0`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.worker {
+            WorkerId::NODE => write!(f, "node {}", self.node),
+            WorkerId::ASIDE if self.node == NodeId(0) => f.write_str("a process that asks for the config"),
+            WorkerId::ASIDE => write!(f, "the angel of node {}", self.node),
+            worker => write!(f, "node {} worker {worker}", self.node),
         }
     }
 }

@@ -78,24 +78,9 @@ pub fn decode_key(schema: &Schema, key: &[u8]) -> Result<Vec<Value>, Malformed> 
 
 /// A key for people: its values in brackets, of long ones the beginning.
 pub fn key_text(schema: &Schema, key: &[u8]) -> String {
-    const CHARS_MAX: usize = 40;
-    let part = |value: Result<ValueRef<'_>, Malformed>| {
-        let text = match value {
-            Ok(ValueRef::Null) => "NULL".into(),
-            Ok(ValueRef::Bool(value)) => value.to_string(),
-            Ok(ValueRef::Int(value)) => value.to_string(),
-            Ok(ValueRef::UInt(value)) => value.to_string(),
-            Ok(ValueRef::Float(value)) => value.to_string(),
-            Ok(ValueRef::Text(text)) => format!("{text:?}"),
-            Ok(ValueRef::Binary(bytes)) => {
-                format!("\"{}\"", bytes[..bytes.len().min(CHARS_MAX)].escape_ascii())
-            }
-            Err(malformed) => malformed.to_string(),
-        };
-        match text.char_indices().nth(CHARS_MAX) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        }
+    let part = |value: Result<ValueRef<'_>, Malformed>| match value {
+        Ok(value) => value.excerpt(),
+        Err(malformed) => malformed.to_string(),
     };
     let parts: Vec<String> = KeyReader::new(schema, key).map(part).collect();
     format!("({})", parts.join(", "))

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::{
-    error::{Error, ErrorCode},
+    error::{Error, ErrorCode, counted},
     ids::{Epoch, Version},
     key::key_text,
     schema::Schema,
@@ -79,7 +79,7 @@ impl fmt::Display for ResultCode {
             ResultCode::ConditionFalse => "a condition of the operation does not hold",
             ResultCode::OutOfRange => "the number does not fit the column",
             ResultCode::NotANumber => "the value is not a decimal number",
-            ResultCode::ValueTooLong => "the value is longer than the column allows",
+            ResultCode::ValueTooLong => "the value is longer than the column",
             ResultCode::NullValue => "the column does not allow NULL",
             ResultCode::WrongType => "the value has another type than the column",
             ResultCode::Malformed => "the operation is malformed",
@@ -125,10 +125,28 @@ impl Refusal {
         if let Some(key) = key {
             text += &format!(", key {}", key_text(schema, key));
         }
-        if let Some(column) = self.column.and_then(|index| schema.columns.get(usize::from(index))) {
+        let column = self.column.and_then(|index| schema.columns.get(usize::from(index)));
+        if let Some(column) = column {
             text += &format!(", column `{}`", column.name);
         }
-        Error::new(code, format!("{text}: {}", self.code))
+        text += &format!(": {}", self.code);
+        let by_type = [ResultCode::OutOfRange, ResultCode::ValueTooLong, ResultCode::WrongType];
+        if let Some(column) = column.filter(|_| by_type.contains(&self.code)) {
+            text += &format!(", which takes {}", column.column_type.domain());
+        }
+        Error::new(code, text)
+    }
+
+    /// The same to those who gave the value that is refused.
+    pub fn error_of_value(&self, schema: &Schema, value: &ValueRef<'_>) -> Error {
+        let Error { code, text } = self.error(schema, None);
+        let length = match value {
+            ValueRef::Null => return Error { code, text },
+            ValueRef::Text(text) => format!(", {},", counted(text.chars().count(), "character")),
+            ValueRef::Binary(bytes) => format!(", {},", counted(bytes.len(), "byte")),
+            _ => String::new(),
+        };
+        Error { code, text: format!("{text}; {}{length} was given", value.excerpt()) }
     }
 }
 

@@ -101,6 +101,23 @@ impl ColumnType {
         }
     }
 
+    /// The values that a column of this type takes, for people.
+    pub fn domain(self) -> String {
+        match self {
+            ColumnType::Bool => "true or false".into(),
+            ColumnType::F32 => format!("numbers from {:e} to {:e}", f32::MIN, f32::MAX),
+            ColumnType::F64 => "finite numbers".into(),
+            ColumnType::Text { max_chars } => format!("text of at most {max_chars} characters"),
+            ColumnType::Binary { max_bytes } => format!("at most {max_bytes} bytes"),
+            integer => {
+                let values = 1i128 << integer.width().map_or(0, |width| width * 8);
+                let least = if integer.family() == Family::Int { -values / 2 } else { 0 };
+                let most = least + values - 1;
+                format!("whole numbers from {least} to {most}")
+            }
+        }
+    }
+
     /// The value as a column of this type holds it: integers take the column's signedness, floats its precision,
     /// integers become floats, and text becomes binary. NULL passes.
     ///

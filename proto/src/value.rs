@@ -102,6 +102,26 @@ impl<'a> ValueRef<'a> {
         }
     }
 
+    /// The value for people; of a long one the beginning.
+    pub fn excerpt(&self) -> String {
+        const CHARS_MAX: usize = 40;
+        let text = match self {
+            ValueRef::Null => "NULL".into(),
+            ValueRef::Bool(value) => value.to_string(),
+            ValueRef::Int(value) => value.to_string(),
+            ValueRef::UInt(value) => value.to_string(),
+            ValueRef::Float(value) => value.to_string(),
+            ValueRef::Text(text) => format!("{:?}", text.chars().take(CHARS_MAX).collect::<String>()),
+            ValueRef::Binary(bytes) => {
+                format!("\"{}\"", bytes[..bytes.len().min(CHARS_MAX)].escape_ascii())
+            }
+        };
+        match text.char_indices().nth(CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+
     /// How this compares with `other`, as SQL says: `None` if either is NULL. Numbers compare exactly, whatever
     /// their families; texts and binaries by their bytes.
     ///

@@ -20,6 +20,9 @@ use crate::{clock::incarnation, signals::StopRequests, thread};
 /// Exit code of a process that would end the same way again: a wrong setting (EX_CONFIG of sysexits(3)).
 pub const EXIT_DO_NOT_RESTART: u8 = 78;
 
+/// Exit code of a process that ends to be started anew (EX_TEMPFAIL of sysexits(3)).
+pub const EXIT_RESTART: u8 = 75;
+
 /// Wait before a child is started again; it doubles while children live shorter than [`GOOD_LIFE`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -51,11 +54,17 @@ pub fn watch(
             let gone = gone.clone();
             let news = tokio::task::spawn_blocking(move || gone(incarnation));
             if stopped || on_purpose(status) {
-                tracing::info!(%status, "ended");
+                tracing::info!("the node has ended ({status})");
                 told(news).await;
                 return Ok(exit_code(status));
             }
-            tracing::error!(%status, "ended unexpectedly, starting again in {backoff:?}");
+            if status.code() == Some(EXIT_RESTART.into()) {
+                tracing::info!("the node has ended to begin a new life, which begins in {backoff:?}");
+            } else {
+                tracing::error!(
+                    "the node has ended unexpectedly ({status}), starting it again in {backoff:?}"
+                );
+            }
             tokio::select! {
                 () = time::sleep(backoff) => (),
                 () = stop.next() => {

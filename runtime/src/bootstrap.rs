@@ -12,12 +12,12 @@ use twofold_proto::{
 use crate::{clock::incarnation, handshake::receive_once};
 
 /// Whom a process that knows nothing says it is: an unlisted client, apart from those that have machines.
-const STRANGER: Endpoint = Endpoint::new(NodeId(0), WorkerId(WorkerId::NODE.0 - 1));
+const STRANGER: Endpoint = Endpoint::new(NodeId(0), WorkerId::ASIDE);
 /// How long one management node is asked.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Wait until all are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// So many rounds without a config are worth a line in the log.
+/// So many rounds without a config are worth a line in the log; then twice as many, and so on.
 const ROUNDS_LOGGED: u32 = 25;
 
 /// Asks the management nodes at these addresses (host:port) in turn, until one of them gives the config. Blocks;
@@ -31,8 +31,11 @@ pub fn learn_config(addresses: &[String]) -> ClusterConfig {
                 Err(failure) => failures.push(failure),
             }
         }
-        if round % ROUNDS_LOGGED == 0 {
-            tracing::warn!("waiting for a management node that has the config: {}", failures.join("; "));
+        let failures = failures.join("; ");
+        if round == 0 {
+            tracing::info!("no management node has given the config yet: {failures}");
+        } else if round % ROUNDS_LOGGED == 0 && (round / ROUNDS_LOGGED).is_power_of_two() {
+            tracing::warn!("still no management node has given the config: {failures}");
         }
         thread::sleep(ASK_AGAIN);
     }

@@ -1,5 +1,7 @@
 //! The clock of the machines, and what a process takes from the system's randomness.
 
+use std::time::SystemTime;
+
 use rustix::{
     rand::{GetRandomFlags, getrandom},
     time::{ClockId, clock_gettime},
@@ -18,6 +20,12 @@ impl Clock {
         // Both are positive on this clock.
         Time(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
     }
+}
+
+/// Milliseconds since 1970, by the system's wall clock: for people, and for what outlives a process.
+pub fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// 64 bits from the system, to seed a machine's generator.

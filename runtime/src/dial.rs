@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpStream, task::AbortHandle, time};
@@ -23,12 +23,23 @@ const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// Wait after a refusal that is not temporary: only people can change that.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(5);
+/// How long nothing is logged of a node that still cannot be reached; it doubles.
+const QUIET_MIN: Duration = Duration::from_secs(5);
+const QUIET_MAX: Duration = Duration::from_secs(600);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the nodes listen; shared by all drivers of a process, and changed when the config does.
 #[derive(Clone, Default, Debug)]
-pub struct Directory(Arc<RwLock<BTreeMap<NodeId, String>>>);
+pub struct Directory(Arc<RwLock<BTreeMap<NodeId, Place>>>);
+
+#[derive(Default, Debug)]
+struct Place {
+    /// Empty while it is not known.
+    address: String,
+    /// While it cannot be reached: when that is worth another line in the log, and how long the wait for it was.
+    quiet: Option<(Instant, Duration)>,
+}
 
 impl Directory {
     /// An empty one.
@@ -38,12 +49,36 @@ impl Directory {
 
     /// Says where a node listens: «host:port».
     pub fn set(&self, node: NodeId, address: impl Into<String>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node, address.into());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().address =
+            address.into();
     }
 
     /// Where a node listens, if that is known.
     pub fn get(&self, node: NodeId) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        places.get(&node).map(|place| place.address.clone()).filter(|address| !address.is_empty())
+    }
+
+    /// Some link of this process has reached the node.
+    pub(crate) fn reached(&self, node: NodeId) {
+        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.get_mut(&node) {
+            place.quiet = None;
+        }
+    }
+
+    /// Some link of this process has not reached the node; whether to log that. An outage's first failure is logged,
+    /// whatever the number of links, and then ever fewer.
+    fn is_news(&self, node: NodeId, now: Instant) -> bool {
+        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(node).or_default();
+        let wait = match place.quiet {
+            Some((until, _)) if now < until => return false,
+            Some((_, wait)) => (wait * 2).min(QUIET_MAX),
+            None => QUIET_MIN,
+        };
+        place.quiet = Some((now + wait, wait));
+        true
     }
 }
 
@@ -65,13 +100,11 @@ pub(crate) struct Dialing {
     /// Attempts in a row that brought no working connection.
     failures: u32,
     refused_for_good: bool,
-    /// What was logged of this outage last.
-    logged: Option<Failure>,
 }
 
 impl Dialing {
     pub fn new(to: Endpoint) -> Dialing {
-        Dialing { to, attempt: None, failures: 0, refused_for_good: false, logged: None }
+        Dialing { to, attempt: None, failures: 0, refused_for_good: false }
     }
 
     pub fn to(&self) -> Endpoint {
@@ -107,26 +140,22 @@ impl Dialing {
         current
     }
 
-    /// Notes that an attempt failed; each reason is logged once in an outage.
-    pub fn failed(&mut self, failure: &Failure) {
+    /// Notes that an attempt failed.
+    pub fn failed(&mut self, failure: &Failure, directory: &Directory) {
+        let was_refused = self.refused_for_good;
         self.failures = self.failures.saturating_add(1);
         self.refused_for_good = matches!(failure, Failure::Refused { temporary: false, .. });
-        if self.logged.as_ref() != Some(failure) {
-            if self.refused_for_good {
-                tracing::error!(peer = ?self.to, "cannot connect: {failure}");
-            } else {
-                tracing::info!(peer = ?self.to, "not connected yet: {failure}");
-            }
-            self.logged = Some(failure.clone());
+        let to = self.to;
+        match (self.refused_for_good, directory.is_news(to.node, Instant::now())) {
+            (true, news) if news || !was_refused => tracing::error!("cannot connect to {to}: {failure}"),
+            (false, true) => tracing::info!("not connected to node {} yet: {failure}", to.node),
+            _ => tracing::debug!("not connected to {to} yet: {failure}"),
         }
     }
 
     /// Notes that a connection ended; `proven` if a frame had come over it.
     pub fn ended(&mut self, proven: bool) {
         self.failures = if proven { 0 } else { self.failures.saturating_add(1) };
-        if proven {
-            self.logged = None;
-        }
         self.refused_for_good = false;
     }
 
@@ -153,7 +182,7 @@ impl Drop for Dialing {
 
 async fn attempt(hello: &Hello, directory: &Directory) -> Result<(TcpStream, Incarnation, u64), Failure> {
     let Some(address) = directory.get(hello.to.node) else {
-        return Err(Failure::Unreachable(format!("where {:?} listens is not known", hello.to.node)));
+        return Err(Failure::Unreachable(format!("where node {} listens is not known", hello.to.node)));
     };
     let late = |_| Failure::Unreachable(format!("{address}: no answer"));
     let connecting = async {
@@ -178,18 +207,32 @@ mod tests {
         let unreachable = Failure::Unreachable("test".into());
         let mut waits = vec![dialing.delay()];
         for _ in 0..8 {
-            dialing.failed(&unreachable);
+            dialing.failed(&unreachable, &Directory::new());
             waits.push(dialing.delay());
         }
         assert_eq!(
             waits.iter().map(Duration::as_millis).collect::<Vec<_>>(),
             [0, 5, 10, 20, 40, 80, 160, 320, 500]
         );
-        dialing.failed(&Failure::Refused { temporary: false, reason: "test".into() });
+        let refused = Failure::Refused { temporary: false, reason: "test".into() };
+        dialing.failed(&refused, &Directory::new());
         assert_eq!(dialing.delay(), BACKOFF_REFUSED);
         dialing.ended(true);
         assert_eq!(dialing.delay(), Duration::ZERO);
         dialing.ended(false);
         assert_eq!(dialing.delay(), BACKOFF_MIN);
+    }
+
+    #[test]
+    fn an_outage_gets_ever_fewer_lines_whatever_the_number_of_links() {
+        let (directory, begin) = (Directory::new(), Instant::now());
+        let (node, other) = (NodeId(11), NodeId(12));
+        let news = |node, seconds| directory.is_news(node, begin + Duration::from_secs(seconds));
+        let lines: Vec<u64> =
+            (0..100).filter(|&second| [(); 8].iter().any(|()| news(node, second))).collect();
+        assert_eq!(lines, [0, 5, 15, 35, 75]);
+        assert!(news(other, 99));
+        directory.reached(node);
+        assert!(news(node, 99) && !news(node, 99) && !news(other, 99));
     }
 }

@@ -27,7 +27,7 @@ pub mod recorder;
 pub mod signals;
 pub mod thread;
 
-pub use angel::EXIT_DO_NOT_RESTART;
+pub use angel::{EXIT_DO_NOT_RESTART, EXIT_RESTART};
 pub use clock::Clock;
 pub use dial::Directory;
 pub use driver::{Driver, Local, Owner};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, sync::Arc, task::Waker};
 use rustix::io::write;
 use tokio::net::TcpStream;
 use twofold_proto::{
-    ids::Endpoint,
+    ids::{Endpoint, WorkerId},
     link::{Hello, HelloReply},
     links::{LinkEffect, LinkId, Linked, Links},
 };
@@ -130,11 +130,11 @@ impl Network {
         match (link.and_then(|link| Some((link, links.get(link)?.peer()))), reply) {
             (Some((link, peer)), HelloReply::Accepted { .. }) => match TcpStream::from_std(socket) {
                 Ok(stream) => {
-                    tracing::debug!(?peer, "connected");
+                    tracing::debug!("connected to {peer}");
                     self.attach(link, peer, stream, reply.encode());
                 }
                 Err(error) => {
-                    tracing::warn!(?peer, "cannot take a connection: {error}");
+                    tracing::warn!("cannot take a connection of {peer}: {error}");
                     self.broken.push(link);
                 }
             },
@@ -173,7 +173,12 @@ impl Network {
         else {
             return;
         };
-        tracing::info!(peer = ?connection.peer, "disconnected: {why}");
+        let peer = connection.peer;
+        match peer.worker {
+            // It came to say or ask one thing.
+            WorkerId::ASIDE => tracing::debug!("disconnected from {peer}: {why}"),
+            _ => tracing::info!("disconnected from {peer}: {why}"),
+        }
         self.tally.disconnects += 1;
         self.broken.push(connection.link);
         if let Some(peer) = self.peers.get_mut(&connection.link) {
@@ -215,12 +220,13 @@ impl Network {
         let peer = dialing.to();
         match attempted.result {
             Ok((stream, incarnation, received)) => {
-                tracing::debug!(?peer, "connected");
+                tracing::debug!("connected to {peer}");
+                self.directory.reached(peer.node);
                 self.attach(link, peer, stream, Vec::new());
                 Some((link, Ok(Connected { incarnation, received })))
             }
             Err(failure) => {
-                dialing.failed(&failure);
+                dialing.failed(&failure, &self.directory);
                 self.tally.refusals += u64::from(matches!(failure, Failure::Refused { .. }));
                 Some((link, Err(failure)))
             }
@@ -308,7 +314,7 @@ pub(crate) fn welcome(socket: &std::net::TcpStream, hello: &Hello) -> bool {
     match socket.set_nonblocking(true).and_then(|()| prepare(socket)) {
         Ok(()) => true,
         Err(error) => {
-            tracing::debug!(peer = ?hello.from, "a connection ended with its hello: {error}");
+            tracing::debug!("a connection of {} ended with its hello: {error}", hello.from);
             false
         }
     }

@@ -1,10 +1,8 @@
 //! The command line.
 
 use clap::Parser;
+use twofold_proto::config::Address;
 use twofold_runtime::logging::Format;
-
-/// The port of management nodes, if none is said.
-const MANAGEMENT_PORT: u16 = 1186;
 
 /// An API node of a Twofold cluster: serves gRPC and memcached clients. It keeps nothing; run as many as you like.
 ///
@@ -15,7 +13,7 @@ const MANAGEMENT_PORT: u16 = 1186;
 pub struct Arguments {
     /// Management nodes, any of them: HOST or HOST:PORT, separated by commas
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',', required = true)]
-    #[arg(value_parser = address)]
+    #[arg(value_parser = Address::of_management)]
     pub mgm: Vec<String>,
 
     /// This node's id in the config
@@ -61,22 +59,6 @@ SIGTERM has it answer what is under way and end; a second one hurries it.
 Exit codes: 0 ended as it was asked to; 78 a wrong setting, in the command line or the config; 1 the system did \
 not give what was needed; 128 and more: ended by that signal.";
 
-fn address(text: &str) -> Result<String, String> {
-    let after_host = text.rfind(']').map_or(text, |end| &text[end + 1..]);
-    let bracketed = text.starts_with('[') && text.len() > after_host.len() + 2;
-    match after_host.split_once(':') {
-        None if bracketed || !text.starts_with('[') && !text.is_empty() => {
-            Ok(format!("{text}:{MANAGEMENT_PORT}"))
-        }
-        Some((host, port))
-            if bracketed == host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
-        {
-            Ok(text.into())
-        }
-        _ => Err("say HOST:PORT, like 127.0.0.1:1186 or [::1]:1186".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -86,17 +68,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn addresses_get_the_usual_port() {
-        let good =
-            [("db1", "db1:1186"), ("db1:99", "db1:99"), ("[::1]", "[::1]:1186"), ("[::1]:99", "[::1]:99")];
-        for (text, expected) in good {
-            assert_eq!(address(text).as_deref(), Ok(expected));
-        }
-        for text in ["db1:", "db1:0", "db1:x", ":99", "", "[]", "[]:99", "[::1]x:99"] {
-            assert!(address(text).is_err(), "{text}");
-        }
     }
 }

@@ -8,11 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{
-    sync::{Notify, mpsc},
-    task::spawn_local,
-    time,
-};
+use tokio::{sync::mpsc, task::spawn_local, time};
 use twofold_apinode::{
     client::{Bounds, Client, Effect, Input, Setup},
     memcached::item,
@@ -27,8 +23,6 @@ use twofold_runtime::{Clock, Directory, Driver, Local, Mailbox, Owner, clock, me
 
 use crate::handle::{HandedOut, Handle, Reply, SharedTables, Submission, Tables};
 
-/// How often the client is asked whether the catalog has changed, if nothing speaks for it.
-const CATALOG_EVERY: Duration = Duration::from_millis(10);
 /// Wait before a table is tried to be created again.
 const CREATE_WAIT: Duration = Duration::from_millis(200);
 
@@ -48,7 +42,8 @@ pub struct ClientOwner {
     waiting: Waiting,
     mailbox: Mailbox<Message>,
     directory: Directory,
-    catalog_changed: Rc<Notify>,
+    tables: SharedTables,
+    partitions: u16,
 }
 
 impl Owner<Client> for ClientOwner {
@@ -67,15 +62,16 @@ impl Owner<Client> for ClientOwner {
     fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { token, answer } => {
-                if let Answer::Catalog(_) = answer {
-                    self.catalog_changed.notify_one();
-                }
                 let waiting = self.waiting.borrow_mut().remove(&token);
                 let waiting =
                     waiting.unwrap_or_else(|| panic!("request {token} is answered twice, or was not made"));
                 waiting.send(answer);
             }
             Effect::Config(config) => fill_directory(&self.directory, &config),
+            Effect::Catalog(catalog) => match Tables::new(&catalog, self.partitions) {
+                Ok(tables) => self.tables.publish(tables),
+                Err(error) => tracing::error!("catalog {} cannot be used: {error}", catalog.version),
+            },
             Effect::Ended => self.mailbox.stop(),
             Effect::Replies(replies) => unreachable!("no single operations are submitted: {replies:?}"),
             Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
@@ -87,7 +83,7 @@ impl Owner<Client> for ClientOwner {
 pub fn fill_directory(directory: &Directory, config: &ClusterConfig) {
     let management = config.management_nodes.iter().map(|node| (node.id, &node.address));
     for (id, address) in management.chain(config.data_nodes.iter().map(|node| (node.id, &node.address))) {
-        directory.set(id, format!("{}:{}", address.host, address.port));
+        directory.set(id, address.to_string());
     }
 }
 
@@ -119,19 +115,19 @@ pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, Clie
         seed: clock::random_seed(),
         bounds: Bounds::default(),
     });
-    let (waiting, catalog_changed) = (Waiting::default(), Rc::new(Notify::new()));
+    let waiting = Waiting::default();
     let owner = ClientOwner {
         waiting: waiting.clone(),
         mailbox: mailbox.clone(),
         directory: directory.clone(),
-        catalog_changed: catalog_changed.clone(),
+        tables: tables.clone(),
+        partitions: config.partitions,
     };
     let handed_out = HandedOut::default();
     client.count_handed_out(Box::new(handed_out.clone()));
     let driver = Driver::new(client, owner, mailbox, directory, metrics);
-    let (handle, submissions) = Handle::new(tables.clone(), handed_out);
+    let (handle, submissions) = Handle::new(tables, handed_out);
     spawn_local(submit(driver.local(), submissions, waiting));
-    spawn_local(publish(driver.local(), tables, config.partitions, catalog_changed));
     (driver, handle)
 }
 
@@ -142,27 +138,6 @@ async fn submit(client: ThreadClient, mut submissions: mpsc::Receiver<Submission
         token += 1;
         waiting.borrow_mut().insert(token, reply);
         client.step(Input::Submit { token, request });
-    }
-}
-
-/// Publishes every catalog that the client learns of, once it can make requests.
-async fn publish(client: ThreadClient, tables: SharedTables, partitions: u16, changed: Rc<Notify>) {
-    let mut published = None;
-    loop {
-        let catalog = {
-            let machine = client.machine();
-            let newer = machine.is_ready() && published != Some(machine.catalog().version);
-            newer.then(|| machine.catalog().clone())
-        };
-        if let Some(catalog) = catalog {
-            published = Some(catalog.version);
-            match Tables::new(&catalog, partitions) {
-                Ok(new) => tables.publish(new),
-                Err(error) => tracing::error!("catalog {} cannot be used: {error}", catalog.version),
-            }
-        }
-        // Either will do: what matters is only that it looks again.
-        let _ = time::timeout(CATALOG_EVERY, changed.notified()).await;
     }
 }
 

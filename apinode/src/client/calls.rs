@@ -555,8 +555,9 @@ impl Client {
 
     /// Answers a call at its deadline. What a worker is still at stays, with nobody to tell.
     fn expire(&mut self, slot: u32) {
+        let late = self.late(self.calls.get(slot).stage);
         let call = self.calls.get_mut(slot);
-        let timeout = || Error::new(ErrorCode::Timeout, "no answer came in time");
+        let timeout = || Error::new(ErrorCode::Timeout, late);
         let aborted = TransactionState::Aborted;
         match (call.stage, call.work) {
             (Stage::Waiting(_), _) => {
@@ -567,6 +568,23 @@ impl Client {
             (_, Work::Write(_)) => self.tell_pending(slot),
             (_, Work::Statement(statement)) if call.committing && statement.writes => self.tell_pending(slot),
             _ => self.tell_failure(slot, timeout(), None, aborted),
+        }
+    }
+
+    /// That a call in this stage takes too long, and for whom it waits.
+    fn late(&self, stage: Stage) -> String {
+        let link = match stage {
+            Stage::Sent(link) | Stage::Asking(link) => self.links.get(link),
+            _ => None,
+        };
+        let Some(node) = link.map(|link| link.peer().node) else { return "no answer came in time".into() };
+        let mut buddies = self.config.iter().flat_map(|config| config.buddies(node));
+        match buddies.any(|buddy| self.view.is_up(buddy)) {
+            true => format!("node {node} has not answered in time"),
+            false => format!(
+                "node {node} has not answered in time, and no other node of its group is up: if it does not run, the group \
+                 does not serve"
+            ),
         }
     }
 

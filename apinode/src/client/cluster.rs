@@ -199,6 +199,7 @@ impl Client {
         self.effects.push(Effect::Config(config.clone()));
         self.config = Some(config);
         self.connect_workers();
+        self.tell_catalog();
     }
 
     fn adopt_catalog(&mut self, catalog: Catalog) {
@@ -207,7 +208,17 @@ impl Client {
         }
         self.has_catalog = true;
         self.catalog = Arc::new(catalog);
+        self.tell_catalog();
         self.changes_known();
+    }
+
+    /// Says which tables there are, once requests can be made.
+    fn tell_catalog(&mut self) {
+        let version = Some(self.catalog.version);
+        if self.is_ready() && self.told_catalog != version {
+            self.told_catalog = version;
+            self.effects.push(Effect::Catalog(self.catalog.clone()));
+        }
     }
 
     fn adopt_view(&mut self, view: View) {
@@ -230,6 +241,7 @@ impl Client {
             self.announce_view(link);
         }
         self.connect_workers();
+        self.tell_catalog();
     }
 
     /// Config or view is new: makes the links that are missing, and sends again what has lost its link or waited

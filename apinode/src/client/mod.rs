@@ -166,6 +166,8 @@ pub enum Effect {
     Replies(Replies),
     /// A config was adopted: it says where the nodes are that [`LinkEffect::Connect`] names from now on.
     Config(Arc<ClusterConfig>),
+    /// Requests can be made, and these are the tables now.
+    Catalog(Arc<Catalog>),
     /// After [`Input::Stop`]: all is answered. The client may go once its links are written.
     Ended,
 }
@@ -205,6 +207,8 @@ pub struct Client {
     config: Option<Arc<ClusterConfig>>,
     catalog: Arc<Catalog>,
     has_catalog: bool,
+    /// The version of the last [`Effect::Catalog`].
+    told_catalog: Option<u64>,
     view: Arc<View>,
     map: PartitionMap,
     /// The link to each partition's primary; [`LinkId::NONE`] where there is none.
@@ -256,6 +260,7 @@ impl Client {
             config: None,
             catalog: Arc::default(),
             has_catalog: false,
+            told_catalog: None,
             view: Arc::default(),
             map: PartitionMap::default(),
             routes: Vec::new(),

@@ -133,6 +133,7 @@ pub struct Arguments {
 
     /// Management nodes of the Twofold cluster behind the server: its processes' CPU time counts, too
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(value_parser = Address::of_management)]
     mgm: Vec<String>,
 
     /// Write the results to this file

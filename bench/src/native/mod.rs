@@ -30,8 +30,6 @@ use crate::Failure;
 
 pub use load::{Effect, Input, Load, Say, Turn, Workload};
 
-/// The port of management nodes, if none is said.
-const MANAGEMENT_PORT: u16 = 1186;
 /// How long a change of the catalog may take.
 const CATALOG_TIME: Duration = Duration::from_secs(40);
 /// More threads than that no machine has any use for.
@@ -42,7 +40,7 @@ const THREADS_MAX: u16 = 256;
 pub struct ClusterArguments {
     /// Management nodes, any of them: HOST or HOST:PORT, separated by commas
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',')]
-    #[arg(default_value = "127.0.0.1:1186")]
+    #[arg(default_value = "127.0.0.1:1186", value_parser = Address::of_management)]
     pub mgm: Vec<String>,
 
     /// The name that the cluster has to have [default: any]
@@ -82,7 +80,7 @@ impl Cluster {
     /// # Errors
     /// If none answers in time, or the cluster has another name.
     pub fn find(arguments: &ClusterArguments) -> Result<Cluster, Failure> {
-        let addresses: Vec<String> = arguments.mgm.iter().map(|address| with_port(address)).collect();
+        let addresses = arguments.mgm.clone();
         let patience = Duration::from_secs(arguments.connect_seconds);
         let (sender, receiver) = channel();
         let asked = addresses.clone();
@@ -231,18 +229,10 @@ fn receive<T>(receiver: &Receiver<T>, patience: Duration, late: &str) -> Result<
     })
 }
 
-fn with_port(address: &str) -> String {
-    let has_port =
-        address.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
-    if has_port { address.into() } else { format!("{address}:{MANAGEMENT_PORT}") }
-}
-
 fn publish(config: &ClusterConfig, directory: &Directory) {
     let management = config.management_nodes.iter().map(|node| (node.id, &node.address));
     for (id, address) in management.chain(config.data_nodes.iter().map(|node| (node.id, &node.address))) {
-        let brackets = address.host.contains(':') && !address.host.starts_with('[');
-        let (open, close) = if brackets { ("[", "]") } else { ("", "") };
-        directory.set(id, format!("{open}{}{close}:{}", address.host, address.port));
+        directory.set(id, address.to_string());
     }
 }
 
@@ -271,20 +261,6 @@ impl<W: Workload> Owner<Load<W>> for DirectoryOwner {
         match effect {
             Effect::Config(config) => publish(&config, &self.directory),
             Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_get_the_usual_port() {
-        for (text, expected) in
-            [("db1", "db1:1186"), ("db1:7", "db1:7"), ("[::1]", "[::1]:1186"), ("[::1]:7", "[::1]:7")]
-        {
-            assert_eq!(with_port(text), expected);
         }
     }
 }

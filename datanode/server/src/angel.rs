@@ -12,8 +12,6 @@ use twofold_runtime::{angel, bootstrap, clock, send_once};
 
 use crate::{Failure, arguments::Arguments, directory};
 
-/// Which of a node's threads the angel says it is: a number that no worker has.
-const ANGEL: WorkerId = WorkerId(WorkerId::NODE.0 - 1);
 /// How long one management node is told.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -44,13 +42,13 @@ fn tell(config: &ClusterConfig, life: Life) {
             let hello = Hello {
                 version: PROTOCOL_VERSION,
                 cluster: config.name.clone(),
-                from: Endpoint::new(life.node, ANGEL),
+                from: Endpoint::new(life.node, WorkerId::ASIDE),
                 incarnation: clock::incarnation(),
                 to: Endpoint::node(management.id),
                 to_incarnation: Incarnation(0),
                 received: 0,
             };
-            let address = format!("{}:{}", management.address.host, management.address.port);
+            let address = management.address.to_string();
             let body = &body;
             scope.spawn(move || {
                 let told = send_once(&address, &hello, Kind::GoneOrd as u8, body, TELL_TIMEOUT);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use twofold_proto::{
-    config::{ClusterConfig, DataNodeConfig},
+    config::{Address, ClusterConfig, DataNodeConfig},
     ids::{Incarnation, NodeId},
     limits::WORKERS_MAX,
 };
@@ -22,7 +22,7 @@ use crate::Failure;
 pub struct Arguments {
     /// Management nodes, any of them: HOST or HOST:PORT, separated by commas
     #[arg(long, env = "TWOFOLD_MGM", value_name = "HOST:PORT", value_delimiter = ',', required = true)]
-    #[arg(value_parser = address)]
+    #[arg(value_parser = Address::of_management)]
     pub mgm: Vec<String>,
 
     /// This node's id in the config
@@ -60,21 +60,6 @@ SIGTERM has it leave the cluster and end; a second one hurries it.
 Exit codes: 0 ended as it was asked to; 78 a wrong setting, in the command line or the config; 1 the system did \
 not give what was needed; 128 and more: ended by that signal.";
 
-/// The port of management nodes, if none is said.
-const MANAGEMENT_PORT: u16 = 1186;
-
-fn address(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix('[').map_or(text, |rest| rest.split_once(']').map_or("", |(host, _)| host));
-    let port = text[text.rfind(']').unwrap_or(0)..].split_once(':').map(|(_, port)| port);
-    match port {
-        None if !host.is_empty() => Ok(format!("{text}:{MANAGEMENT_PORT}")),
-        Some(port) if !text.starts_with(':') && port.parse::<u16>().is_ok_and(|port| port > 0) => {
-            Ok(text.into())
-        }
-        _ => Err("say HOST:PORT, like 127.0.0.1:1186 or [::1]:1186".into()),
-    }
-}
-
 fn incarnation(text: &str) -> Result<Incarnation, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(Incarnation(number)),
@@ -106,24 +91,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn addresses_get_the_usual_port() {
-        for (text, expected) in [
-            ("db1", Some("db1:1186")),
-            ("db1:99", Some("db1:99")),
-            ("[::1]", Some("[::1]:1186")),
-            ("[::1]:99", Some("[::1]:99")),
-            ("db1:", None),
-            ("db1:0", None),
-            ("db1:x", None),
-            (":99", None),
-            ("", None),
-            ("[]", None),
-        ] {
-            assert_eq!(address(text).ok().as_deref(), expected, "{text}");
-        }
     }
 
     #[test]

@@ -13,9 +13,6 @@ use twofold_runtime::{EXIT_DO_NOT_RESTART, logging};
 
 use arguments::Arguments;
 
-/// Exit code of a node that is to be started anew (EX_TEMPFAIL of sysexits(3)).
-const EXIT_RESTART: u8 = 75;
-
 /// Why a process cannot go on.
 #[derive(Debug)]
 enum Failure {

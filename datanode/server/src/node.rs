@@ -1,10 +1,6 @@
 //! The child process: the node's machine and its workers, a thread each, and the port.
 
-use std::{
-    sync::Arc,
-    thread::available_parallelism,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use tokio::{sync::mpsc, task::spawn_local, time};
 use twofold_datanode::{
@@ -18,11 +14,11 @@ use twofold_proto::{
     limits::WORKERS_MAX,
 };
 use twofold_runtime::{
-    Clock, Directory, Driver, Listener, Mailbox, Metrics, Owner, angel, bootstrap, listener, recorder,
-    signals::StopRequests, thread,
+    Clock, Directory, Driver, EXIT_RESTART, Listener, Mailbox, Metrics, Owner, angel, bootstrap,
+    clock::wall_clock_ms, listener, recorder, signals::StopRequests, thread,
 };
 
-use crate::{EXIT_RESTART, Failure, arguments::Arguments, directory};
+use crate::{Failure, arguments::Arguments, directory};
 
 /// How often the node is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +48,7 @@ pub fn run(arguments: &Arguments, incarnation: Incarnation) -> Result<u8, Failur
     let section = arguments.section(&config)?;
     let exit = thread::runtime()?.block_on(live(arguments, &config, section, incarnation))?;
     if exit.restart {
-        tracing::warn!("this life ends, the next one begins: {}", exit.reason);
+        tracing::info!("this life ends, the next one begins: {}", exit.reason);
         Ok(EXIT_RESTART)
     } else if exit.refused {
         Err(Failure::Setting(exit.reason))
@@ -89,7 +85,7 @@ async fn live(
                 return exit.ok_or_else(|| Failure::System("the node's thread has ended".into()));
             }
             () = stops.next() => ToNode::Stop,
-            _ = clock.tick() => ToNode::WallClock(wall_clock()),
+            _ = clock.tick() => ToNode::WallClock(wall_clock_ms()),
         };
         if mailbox.send(message).is_err() {
             return Err(Failure::System("the node's thread has ended".into()));
@@ -104,18 +100,12 @@ fn workers(arguments: &Arguments, section: &DataNodeConfig) -> u16 {
     arguments.workers.or(configured).unwrap_or_else(cores)
 }
 
-/// Milliseconds since 1970.
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Where the nodes of the config listen.
 fn directory(config: &ClusterConfig) -> Directory {
     let directory = Directory::new();
     let management = config.management_nodes.iter().map(|node| (node.id, &node.address));
     for (id, address) in management.chain(config.data_nodes.iter().map(|node| (node.id, &node.address))) {
-        directory.set(id, format!("{}:{}", address.host, address.port));
+        directory.set(id, address.to_string());
     }
     directory
 }
@@ -134,7 +124,7 @@ fn start(
     let mailboxes: Vec<Mailbox<ToWorker>> = (0..workers).map(|_| Mailbox::new()).collect();
     let (exit, exits) = mpsc::unbounded_channel();
     // It knows the time before its first step.
-    let _ = node.send(ToNode::WallClock(wall_clock()));
+    let _ = node.send(ToNode::WallClock(wall_clock_ms()));
     for (place, mailbox) in mailboxes.iter().enumerate() {
         let (config, mailbox, directory) = (config.clone(), mailbox.clone(), directory.clone());
         let name = format!("worker{place}");

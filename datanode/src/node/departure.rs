@@ -73,7 +73,9 @@ impl Node {
     ) {
         if life == self.life && self.stage == Stage::Running {
             let refused = error.code == ErrorCode::JoinRefused;
-            self.leave(now, Exit { restart, refused, reason: error.to_string() }, effects);
+            // Who asked for it needs no advice what to do about it.
+            let reason = if refused { error.to_string() } else { error.text };
+            self.leave(now, Exit { restart, refused, reason }, effects);
         }
     }
 

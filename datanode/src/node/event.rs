@@ -3,7 +3,7 @@
 use std::fmt;
 
 use twofold_proto::{
-    ids::{Endpoint, ViewNumber, WorkerId},
+    ids::{Endpoint, NodeId, ViewNumber, WorkerId},
     message::Life,
     view::MemberState,
 };
@@ -40,6 +40,13 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// This life has reported for a while, and is in no view.
+    Waits {
+        /// The newest view that it knows.
+        view: ViewNumber,
+        /// Who is `up` there in its group: they have the rows that it needs.
+        up: Vec<NodeId>,
+    },
     /// The node waits for a view without it.
     Leaves {
         /// Why.
@@ -65,13 +72,25 @@ impl fmt::Display for Event {
             Event::Serves => write!(f, "this node serves"),
             Event::StopsServing => write!(f, "this node serves no more"),
             Event::Malformed { peer, what } => {
-                write!(f, "{peer:?} sent a malformed {what}: connection closed")
+                write!(f, "{peer} sent a malformed {what}: connection closed")
             }
             Event::ConfigDiffers => {
                 write!(f, "the config has changed: restart this node, and it takes effect here")
             }
             Event::Hangs { worker } => {
                 write!(f, "worker {worker} does not answer: this node sends no heartbeats")
+            }
+            Event::Waits { view, up } if up.is_empty() => {
+                write!(f, "this node waits for the other data nodes: there is no view after view {view} yet")
+            }
+            Event::Waits { view, up } => {
+                let nodes: Vec<String> = up.iter().map(NodeId::to_string).collect();
+                write!(
+                    f,
+                    "this node waits to be let in: in view {view} it is node {} that has the rows of its group; start it if \
+                     it does not run; `twofold show` says more",
+                    nodes.join(" and node ")
+                )
             }
             Event::Leaves { reason } => write!(f, "this node leaves: {reason}"),
         }

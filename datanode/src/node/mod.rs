@@ -123,6 +123,8 @@ pub struct Node {
     view: Arc<View>,
     /// Whether some adopted view had this life.
     was_member: bool,
+    /// Whether it was said that no view has it.
+    told_to_wait: bool,
     catalog: Option<Arc<Catalog>>,
     /// The other members of the view.
     peers: BTreeMap<Life, Peer>,
@@ -163,6 +165,7 @@ impl Node {
             registers: BTreeMap::new(),
             view: Arc::default(),
             was_member: false,
+            told_to_wait: false,
             catalog: None,
             peers: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -262,6 +265,18 @@ impl Node {
         self.send_heartbeats(now);
         self.refresh_lease(now, effects);
         self.send_report(now, true);
+        self.note_wait(now, effects);
+    }
+
+    /// Says once for whom it waits, if it is not let in.
+    fn note_wait(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let late = now.since(self.started) >= self.config.failure() * 4;
+        if self.was_member || self.told_to_wait || !late || self.registers.is_empty() {
+            return;
+        }
+        self.told_to_wait = true;
+        let up = self.config.buddies(self.life.node).filter(|&buddy| self.view.is_up(buddy)).collect();
+        effects.push(Effect::Event(Event::Waits { view: self.view.number, up }));
     }
 
     fn on_worker(&mut self, now: Time, FromWorker { worker, word }: FromWorker, effects: &mut Vec<Effect>) {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status, transport::Channel, transport::Endpoint};
+use tonic::{Code, Status};
 use twofold_grpc::management::{
     GetConfigRequest, GetConfigResponse, RestartNodeRequest, ShowRequest, ShowResponse, StopNodeRequest,
     management_client::ManagementClient,
 };
+use twofold_proto::config::{Address, MANAGEMENT_PORT};
+
+use crate::connect::{Channel, Peer};
 
 /// Why a command failed, in words.
 #[derive(Debug)]
@@ -30,35 +33,20 @@ pub struct Client {
     timeout: Duration,
 }
 
-async fn connect(address: &str, timeout: Duration) -> Result<ManagementClient<Channel>, Failure> {
-    let failed = |error: &dyn std::error::Error| {
-        let mut text = format!("cannot reach a management node at {address}: {error}");
-        let mut source = error.source();
-        while let Some(error) = source {
-            text += &format!(": {error}");
-            source = error.source();
-        }
-        Failure(text)
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| failed(&error))?;
-    let endpoint = endpoint.connect_timeout(timeout).timeout(timeout);
-    Ok(ManagementClient::new(endpoint.connect().await.map_err(|error| failed(&error))?))
+async fn connect(addresses: &[Address], timeout: Duration) -> Result<ManagementClient<Channel>, Failure> {
+    Ok(ManagementClient::new(Channel::open(Peer::Management, addresses, timeout).await?))
+}
+
+/// Connects to the leader, as a management node tells its address.
+async fn connect_leader(address: &str, timeout: Duration) -> Result<ManagementClient<Channel>, Failure> {
+    let address = Address::parse(address, MANAGEMENT_PORT).map_err(Failure)?;
+    connect(&[address], timeout).await
 }
 
 impl Client {
     /// Connects to the first of some addresses that answers.
-    pub async fn connect(addresses: &str, timeout: Duration) -> Result<Client, Failure> {
-        let mut failures = Vec::new();
-        for address in addresses.split(',').map(str::trim).filter(|address| !address.is_empty()) {
-            match connect(address, timeout).await {
-                Ok(channel) => return Ok(Client { channel, timeout }),
-                Err(Failure(text)) => failures.push(text),
-            }
-        }
-        if failures.is_empty() {
-            failures.push("--mgm names no address; give one as host:port".into());
-        }
-        Err(Failure(failures.join("\n")))
+    pub async fn connect(addresses: &[Address], timeout: Duration) -> Result<Client, Failure> {
+        Ok(Client { channel: connect(addresses, timeout).await?, timeout })
     }
 
     /// What the leader says; if it cannot be asked, what this management node says.
@@ -67,7 +55,9 @@ impl Client {
         if shown.leader == 0 || shown.leader == shown.node {
             return Ok(shown);
         }
-        let Ok(mut leader) = connect(&shown.leader_address, self.timeout).await else { return Ok(shown) };
+        let Ok(mut leader) = connect_leader(&shown.leader_address, self.timeout).await else {
+            return Ok(shown);
+        };
         Ok(leader.show(ShowRequest {}).await.map_or(shown, |answer| answer.into_inner()))
     }
 
@@ -81,7 +71,7 @@ impl Client {
         let leader = status.metadata().get("twofold-leader").and_then(|address| address.to_str().ok());
         match leader {
             Some(address) if status.code() == Code::Unavailable => {
-                self.channel = connect(address, self.timeout).await?;
+                self.channel = connect_leader(address, self.timeout).await?;
                 Ok(())
             }
             _ => Err(status.into()),

@@ -1,15 +1,17 @@
 //! The command for people.
 
 mod client;
+mod connect;
 mod data;
 mod local;
 mod show;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use twofold_grpc::management::{GetConfigRequest, RestartNodeRequest, StopNodeRequest};
 use twofold_mgmnode::config;
+use twofold_proto::config::{Address, MANAGEMENT_PORT};
 
 use crate::client::{Client, Failure};
 
@@ -20,7 +22,14 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Parser)]
 #[command(name = "twofold", version)]
 struct Arguments {
-    /// A management node, or several with commas between them; the first that answers is asked.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where management nodes are.
+#[derive(clap::Args)]
+struct Management {
+    /// Management nodes: HOST or HOST:PORT, separated by commas; the first that answers is asked.
     #[arg(
         long,
         global = true,
@@ -28,27 +37,36 @@ struct Arguments {
         default_value = "127.0.0.1:1186",
         value_name = "HOST:PORT,…"
     )]
-    mgm: String,
-    #[command(subcommand)]
-    command: Command,
+    #[arg(value_delimiter = ',', value_parser = management_address)]
+    mgm: Vec<Address>,
+}
+
+fn management_address(text: &str) -> Result<Address, String> {
+    Address::parse(text, MANAGEMENT_PORT)
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Shows all nodes: groups, states, addresses, and who leads.
     Show {
+        #[command(flatten)]
+        at: Management,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// Says how the cluster is; exits with 0 if all serves, 1 if something is missing, 2 if it does not serve.
     Status {
+        #[command(flatten)]
+        at: Management,
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// Stops nodes and starts them anew.
     Node {
+        #[command(flatten)]
+        at: Management,
         #[command(subcommand)]
         command: NodeCommand,
     },
@@ -71,6 +89,18 @@ enum Command {
     Cluster(local::Cluster),
     /// Tells the version of this command.
     Version,
+    /// What people try who mean `node stop` or `cluster stop`.
+    #[command(hide = true)]
+    Stop(Misnamed),
+    /// The same of `restart`.
+    #[command(hide = true)]
+    Restart(Misnamed),
+}
+
+#[derive(clap::Args)]
+struct Misnamed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -85,7 +115,8 @@ enum NodeCommand {
 struct NodeChoice {
     /// Its name, such as data1, or its id.
     node: String,
-    /// Even if it is the last of its group that serves: the data of the group is lost.
+    /// Even if it is the last of its group that serves. Rows live in memory alone: with it all rows of the cluster are lost,
+    /// and once the group is started again the cluster begins anew, with its tables, without rows.
     #[arg(long)]
     force: bool,
 }
@@ -101,7 +132,10 @@ enum ConfigCommand {
     /// Explains every setting, with its default.
     Explain,
     /// Prints the config that the management node runs with, complete with defaults.
-    Show,
+    Show {
+        #[command(flatten)]
+        at: Management,
+    },
 }
 
 fn main() -> ExitCode {
@@ -120,27 +154,27 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Version => println!("twofold {}", env!("CARGO_PKG_VERSION")),
         Command::Config { command: ConfigCommand::Explain } => print!("{}", config::explain()),
         Command::Config { command: ConfigCommand::Check { file } } => check(&file)?,
-        Command::Config { command: ConfigCommand::Show } => {
-            let config = call(&arguments.mgm, async |client| client.config(GetConfigRequest {}).await)?;
+        Command::Config { command: ConfigCommand::Show { at } } => {
+            let config = call(&at, async |client| client.config(GetConfigRequest {}).await)?;
             print!("{}", config.toml);
         }
-        Command::Show { json } => {
-            let shown = call(&arguments.mgm, async |client| client.show().await)?;
+        Command::Show { at, json } => {
+            let shown = call(&at, async |client| client.show().await)?;
             print!("{}", if json { show::json(&shown) } else { show::table(&shown) });
         }
-        Command::Status { json } => {
-            let shown = call(&arguments.mgm, async |client| client.show().await)?;
+        Command::Status { at, json } => {
+            let shown = call(&at, async |client| client.show().await)?;
             print!("{}", if json { show::status_json(&shown) } else { show::status(&shown) });
             return Ok(ExitCode::from(show::health(&shown) as u8));
         }
-        Command::Node { command: NodeCommand::Stop(NodeChoice { node, force }) } => {
+        Command::Node { at, command: NodeCommand::Stop(NodeChoice { node, force }) } => {
             let request = StopNodeRequest { node: node.clone(), force };
-            call(&arguments.mgm, async |client| client.stop(request.clone()).await)?;
+            call(&at, async |client| client.stop(request.clone()).await)?;
             println!("{node} was asked to stop");
         }
-        Command::Node { command: NodeCommand::Restart(NodeChoice { node, force }) } => {
+        Command::Node { at, command: NodeCommand::Restart(NodeChoice { node, force }) } => {
             let request = RestartNodeRequest { node: node.clone(), force };
-            call(&arguments.mgm, async |client| client.restart(request.clone()).await)?;
+            call(&at, async |client| client.restart(request.clone()).await)?;
             println!("{node} was asked to start anew");
         }
         Command::Table(command) => return finish(command.run()),
@@ -149,8 +183,23 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Delete(command) => return finish(command.run()),
         Command::Scan(command) => return finish(command.run()),
         Command::Cluster(command) => return finish(local::run(command)),
+        Command::Stop(_) => misnamed("stop"),
+        Command::Restart(_) => misnamed("restart"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is meant.
+fn misnamed(verb: &str) -> ! {
+    let node = format!("`twofold node {verb} NODE` {verb}s a data node of any cluster");
+    let local = match verb {
+        "stop" => "`twofold cluster stop` stops a whole cluster of processes on this machine".into(),
+        _ => format!(
+            "`twofold cluster {verb} NODE` {verb}s any node of a cluster of processes on this machine"
+        ),
+    };
+    let text = format!("there is no `twofold {verb}`: {node}, {local}");
+    Arguments::command().error(ErrorKind::InvalidSubcommand, text).exit()
 }
 
 fn check(file: &std::path::Path) -> Result<(), Failure> {
@@ -179,9 +228,45 @@ fn finish<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Fai
 }
 
 /// Asks a management node.
-fn call<T>(addresses: &str, call: impl AsyncFnOnce(&mut Client) -> Result<T, Failure>) -> Result<T, Failure> {
+fn call<T>(at: &Management, call: impl AsyncFnOnce(&mut Client) -> Result<T, Failure>) -> Result<T, Failure> {
     finish(async {
-        let mut client = Client::connect(addresses, CALL_TIMEOUT).await?;
+        let mut client = Client::connect(&at.mgm, CALL_TIMEOUT).await?;
         call(&mut client).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_are_options_where_they_are_used() {
+        for good in [
+            &["show", "--mgm", "db1,[::1]:99"][..],
+            &["node", "stop", "--mgm", "db1", "data1"],
+            &["config", "show", "--mgm", "db1"],
+            &["get", "--api", "db1,db2:7", "fruit", "pear"],
+            &["table", "list", "--api", "db1"],
+        ] {
+            Arguments::try_parse_from([&["twofold"], good].concat())
+                .map(drop)
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        for (bad, word) in [
+            (&["get", "--mgm", "db1", "fruit", "pear"][..], "--mgm"),
+            (&["config", "explain", "--mgm", "db1"], "--mgm"),
+            (&["cluster", "--mgm", "db1", "status"], "--mgm"),
+            (&["show", "--api", "db1"], "--api"),
+            (&["show", "--mgm", "db1:x"], "say HOST or HOST:PORT"),
+        ] {
+            let refused =
+                Arguments::try_parse_from([&["twofold"], bad].concat()).map(drop).unwrap_err().to_string();
+            assert!(refused.contains(word), "{bad:?}: {refused}");
+        }
+    }
 }

@@ -1,16 +1,18 @@
 //! The cluster as text.
 
+use prost_types::Timestamp;
 use serde_json::{Value, json};
-use twofold_grpc::management::{Node, NodeKind, NodeState, ShowResponse};
+use twofold_grpc::management::{Loss, Node, NodeKind, NodeState, ShowResponse};
+use twofold_proto::error::counted;
 
 /// How the cluster is; also an exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Health {
-    /// All data nodes and management nodes serve.
+    /// All nodes of the config serve.
     Good = 0,
     /// All groups serve, but something is missing.
     Degraded = 1,
-    /// Some data cannot be reached, or nobody leads.
+    /// Some data cannot be reached, or no API node is there to reach it by, or nobody leads.
     Bad = 2,
 }
 
@@ -23,7 +25,8 @@ fn kind_name(node: &Node) -> &'static str {
     }
 }
 
-fn state_name(node: &Node) -> &'static str {
+/// The word for how a node is.
+pub fn state_name(node: &Node) -> &'static str {
     match (node.state(), node.kind()) {
         (NodeState::Up, NodeKind::Management) => "leader",
         (NodeState::Up, _) => "up",
@@ -49,17 +52,18 @@ fn data_nodes(shown: &ShowResponse) -> impl Iterator<Item = &Node> {
     shown.nodes.iter().filter(|node| node.kind() == NodeKind::Data)
 }
 
+fn is_good(node: &Node) -> bool {
+    let follows = node.kind() == NodeKind::Management && node.state() == NodeState::Follower;
+    node.state() == NodeState::Up || follows
+}
+
 /// How the cluster is.
 pub fn health(shown: &ShowResponse) -> Health {
     let groups = data_nodes(shown).filter_map(|node| node.group).max().map_or(0, |last| last + 1);
     let serves =
         |group: u32| data_nodes(shown).any(|node| node.group == Some(group) && node.state() == NodeState::Up);
-    let is_good = |node: &Node| match node.kind() {
-        NodeKind::Data => node.state() == NodeState::Up,
-        NodeKind::Management => matches!(node.state(), NodeState::Up | NodeState::Follower),
-        _ => true,
-    };
-    if shown.leader == 0 || !shown.trouble.is_empty() || !(0..groups).all(serves) {
+    let mut api_nodes = shown.nodes.iter().filter(|node| node.kind() == NodeKind::Api);
+    if shown.leader == 0 || !shown.trouble.is_empty() || !(0..groups).all(serves) || !api_nodes.any(is_good) {
         Health::Bad
     } else if shown.nodes.iter().all(is_good) {
         Health::Good
@@ -97,10 +101,37 @@ fn headline(shown: &ShowResponse) -> String {
     let leader = shown.nodes.iter().find(|node| node.id == shown.leader);
     let leader =
         leader.map_or("nobody leads".into(), |node| format!("{} leads in term {}", node.name, shown.term));
-    let trouble = if shown.trouble.is_empty() { String::new() } else { format!("{}\n", shown.trouble) };
+    let (replicas, tables) =
+        (counted(shown.replicas as usize, "replica"), counted(shown.tables as usize, "table"));
     format!(
-        "cluster «{}»: view {}, {} replicas, {} tables; {leader}; version {}\n{trouble}",
-        shown.cluster, shown.view, shown.replicas, shown.tables, shown.version
+        "cluster «{}»: view {}, {replicas}, {tables}; {leader}; version {}\n{}",
+        shown.cluster,
+        shown.view,
+        shown.version,
+        notes(shown)
+    )
+}
+
+/// What people have to know beside how the nodes are, a line each: what stands still, and when rows were lost.
+pub fn notes(shown: &ShowResponse) -> String {
+    let loss = shown.loss.as_ref().map(lost);
+    let trouble = Some(&shown.trouble).filter(|trouble| !trouble.is_empty());
+    trouble.into_iter().chain(&loss).map(|note| format!("{note}\n")).collect()
+}
+
+/// That the cluster began anew, which stays true for all of its present run.
+fn lost(loss: &Loss) -> String {
+    let groups: Vec<String> = loss.groups.iter().map(u32::to_string).collect();
+    let groups = format!("{} {}", if groups.len() == 1 { "group" } else { "groups" }, groups.join(" and "));
+    let when = match i64::try_from(loss.at_ms / 1000) {
+        Ok(seconds) if seconds > 0 => format!("at {}", Timestamp { seconds, nanos: 0 }),
+        _ => "at a time that is not known".into(),
+    };
+    format!(
+        "all rows written before view {} were lost {when}, as all data nodes of {groups} had ended: restart {} began with the \
+         tables alone",
+        loss.view + 1,
+        loss.restart
     )
 }
 
@@ -133,6 +164,12 @@ fn cluster_json(shown: &ShowResponse) -> Value {
         "replicas": shown.replicas,
         "version": shown.version,
         "trouble": (!shown.trouble.is_empty()).then_some(&shown.trouble),
+        "loss": shown.loss.as_ref().map(|loss| json!({
+            "at_ms": loss.at_ms,
+            "restart": loss.restart,
+            "view": loss.view,
+            "groups": loss.groups,
+        })),
     })
 }
 
@@ -145,14 +182,8 @@ pub fn json(shown: &ShowResponse) -> String {
 
 fn words(shown: &ShowResponse) -> String {
     let up = data_nodes(shown).filter(|node| node.state() == NodeState::Up).count();
-    let missing: Vec<String> = shown
-        .nodes
-        .iter()
-        .filter(|node| {
-            node.kind() != NodeKind::Api && !matches!(node.state(), NodeState::Up | NodeState::Follower)
-        })
-        .map(|node| format!("{} is {}", node.name, state_name(node)))
-        .collect();
+    let missing = shown.nodes.iter().filter(|node| !is_good(node));
+    let missing: Vec<String> = missing.map(|node| format!("{} is {}", node.name, state_name(node))).collect();
     let how = match health(shown) {
         Health::Good => "all serves",
         Health::Degraded => "it serves, but something is missing",
@@ -218,9 +249,10 @@ mod tests {
                 node(1, "mgm1", NodeKind::Management, NodeState::Up, None),
                 node(11, "data1", NodeKind::Data, NodeState::Up, Some(0)),
                 node(12, "data2", NodeKind::Data, NodeState::Up, Some(0)),
-                node(21, "api1", NodeKind::Api, NodeState::Down, None),
+                node(21, "api1", NodeKind::Api, NodeState::Up, None),
             ],
             trouble: String::new(),
+            loss: None,
         }
     }
 
@@ -236,7 +268,7 @@ NODE   ID  KIND        GROUP  STATE        ADDRESS         WORKERS
 mgm1   1   management  -      leader       127.0.0.1:2001  -
 data1  11  data        0      up, leaving  127.0.0.1:2011  2
 data2  12  data        0      syncing      127.0.0.1:2012  2
-api1   21  api         -      down         127.0.0.1:2021  -
+api1   21  api         -      up           127.0.0.1:2021  -
 ";
         assert_eq!(table(&shown), expected);
     }
@@ -257,6 +289,30 @@ api1   21  api         -      down         127.0.0.1:2021  -
         shown.leader = 0;
         assert_eq!(health(&shown), Health::Bad);
         assert!(status(&shown).contains("nobody leads"));
+    }
+
+    #[test]
+    fn api_nodes_count() {
+        let mut shown = shown();
+        shown.nodes.push(node(22, "api2", NodeKind::Api, NodeState::Down, None));
+        assert_eq!(health(&shown), Health::Degraded);
+        assert!(status(&shown).ends_with("2 of 2 data nodes are up; api2 is down\n"), "{}", status(&shown));
+        shown.nodes[3].state = NodeState::Down.into();
+        assert_eq!(health(&shown), Health::Bad);
+    }
+
+    #[test]
+    fn lost_rows_are_told_for_all_of_the_run() {
+        let loss = Loss { at_ms: 1_792_000_000_123, restart: 3, view: 6, groups: vec![0] };
+        let shown = ShowResponse { loss: Some(loss), tables: 1, ..shown() };
+        let line = "all rows written before view 7 were lost at 2026-10-14T17:46:40Z, as all data nodes of group 0 had ended: \
+             restart 3 began with the tables alone";
+        assert_eq!(table(&shown).lines().nth(1), Some(line));
+        assert_eq!(status(&shown).lines().nth(1), Some(line));
+        assert!(status(&shown).starts_with("cluster «local»: view 7, 2 replicas, 1 table; "));
+        assert_eq!(health(&shown), Health::Good, "it serves");
+        let value: Value = serde_json::from_str(&status_json(&shown)).unwrap();
+        assert_eq!(value["loss"]["at_ms"], 1_792_000_000_123u64);
     }
 
     #[test]

@@ -4,10 +4,10 @@ mod owner;
 mod service;
 mod store;
 
-use std::{fmt::Display, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time};
 use twofold_grpc::management::management_server::ManagementServer;
 use twofold_mgmnode::{config, node::ManagementNode};
 use twofold_proto::{
@@ -20,7 +20,7 @@ use twofold_runtime::{
 };
 
 use crate::{
-    owner::{Administration, Process},
+    owner::{Administration, Message, Process},
     service::Service,
     store::Store,
 };
@@ -50,6 +50,9 @@ struct Arguments {
     #[arg(long, env = "TWOFOLD_LOG", default_value = "info")]
     log: String,
 }
+
+/// How often the machine is told what the wall clock says.
+const WALL_CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the process ends.
 struct Failure {
@@ -98,8 +101,8 @@ fn read_config(arguments: &Arguments) -> Result<(ClusterConfig, ManagementNodeCo
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (config, own) = read_config(arguments)?;
-    let address = host_and_port(&own.address);
-    let web = host_and_port(&Address { port: own.web_port, ..own.address });
+    let address = own.address.to_string();
+    let web = Address { port: own.web_port, ..own.address }.to_string();
     let runtime = thread::runtime().map_err(failure)?;
     // First of all: a second process for this id must not vote.
     let socket = runtime.block_on(listener::bind(&address)).map_err(setting)?;
@@ -109,7 +112,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(failure)?;
     let directory = Directory::new();
     for node in &config.management_nodes {
-        directory.set(node.id, host_and_port(&node.address));
+        directory.set(node.id, node.address.to_string());
     }
     let mailbox = Mailbox::new();
     let administration = Administration::new(mailbox.clone());
@@ -123,7 +126,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     })
     .map_err(failure)?;
     tracing::info!("listening on {address}");
-    runtime.block_on(serve(socket, door, Service::new(config, administration), metrics.serve(web)))?;
+    let beside = async {
+        tokio::select! {
+            () = metrics.serve(web) => (),
+            () = tell_time(&mailbox) => (),
+        }
+    };
+    runtime.block_on(serve(socket, door, Service::new(config, administration), beside))?;
     mailbox.stop();
     match machine.join() {
         Ok(ended) => ended.map_err(failure),
@@ -131,10 +140,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn host_and_port(address: &Address) -> String {
-    match address.host.contains(':') {
-        true => format!("[{}]:{}", address.host, address.port),
-        false => format!("{}:{}", address.host, address.port),
+/// Tells the machine what the wall clock says.
+async fn tell_time(mailbox: &Mailbox<Message>) {
+    let mut ticks = time::interval(WALL_CLOCK_EVERY);
+    loop {
+        ticks.tick().await;
+        // A machine that has ended needs it no more.
+        let _ = mailbox.send(Message::WallClock(clock::wall_clock_ms()));
     }
 }
 
@@ -143,7 +155,7 @@ async fn serve(
     socket: TcpListener,
     door: twofold_runtime::mailbox::Door,
     service: Service,
-    metrics: impl Future<Output = ()>,
+    beside: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let mut stop = signals::StopRequests::catch().map_err(failure)?;
     let mut listener = Listener::new([(WorkerId::NODE, door)]);
@@ -159,7 +171,7 @@ async fn serve(
     tokio::select! {
         () = listener.serve(socket) => Err(failure("the listener has ended")),
         ended = people => Err(failure(format!("the gRPC server has ended: {ended:?}"))),
-        () = metrics => Err(failure("the server of the metrics has ended")),
+        () = beside => Err(failure("the server of the metrics or the clock has ended")),
         () = stop.next() => Ok(()),
     }
 }

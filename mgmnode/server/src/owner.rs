@@ -27,6 +27,8 @@ pub enum Message {
     Persisted(u64),
     /// Somebody asks.
     Admin(u64, AdminCommand),
+    /// Milliseconds since 1970.
+    WallClock(u64),
 }
 
 /// Asks the machine on behalf of people.
@@ -102,6 +104,7 @@ impl Owner<ManagementNode> for Process {
     fn input(message: Message) -> Input<'static> {
         match message {
             Message::Persisted(id) => Input::Persisted { id },
+            Message::WallClock(millis) => Input::WallClock(millis),
             Message::Admin(request, command) => Input::Admin { request, command },
         }
     }

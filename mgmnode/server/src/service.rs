@@ -5,6 +5,7 @@ use twofold_grpc::management::{self as grpc, management_server::Management};
 use twofold_mgmnode::{
     config,
     node::{AdminCommand, AdminReply},
+    register::Loss,
     status::{self, NodeKind, NodeState, NodeStatus},
 };
 use twofold_proto::{
@@ -25,7 +26,7 @@ pub struct Service {
 fn code(error: ErrorCode) -> Code {
     match error {
         ErrorCode::NoLeader | ErrorCode::Stopping => Code::Unavailable,
-        ErrorCode::LastOfGroup | ErrorCode::RegisterLost => Code::FailedPrecondition,
+        ErrorCode::LastOfGroup | ErrorCode::NotRunning | ErrorCode::RegisterLost => Code::FailedPrecondition,
         ErrorCode::NoSuchNode => Code::NotFound,
         ErrorCode::NotSupported => Code::Unimplemented,
         _ => Code::Internal,
@@ -59,7 +60,7 @@ impl Service {
 
     fn address(&self, node: NodeId) -> Option<String> {
         let node = self.config.management_nodes.iter().find(|other| other.id == node)?;
-        Some(format!("{}:{}", node.address.host, node.address.port))
+        Some(node.address.to_string())
     }
 
     async fn stop(&self, node: &str, restart: bool, force: bool) -> Result<(), Status> {
@@ -78,6 +79,15 @@ impl Service {
             }
             other => Err(Status::internal(format!("told to stop a node, the machine said {other:?}"))),
         }
+    }
+}
+
+fn loss(loss: Loss) -> grpc::Loss {
+    grpc::Loss {
+        at_ms: loss.at_ms,
+        restart: loss.restart.into(),
+        view: loss.view.0,
+        groups: loss.groups.iter().map(|group| group.0.into()).collect(),
     }
 }
 
@@ -127,6 +137,7 @@ impl Management for Service {
             tables: status.tables as u32,
             replicas: status.replicas.into(),
             trouble: status.trouble.unwrap_or_default(),
+            loss: status.loss.map(loss),
             version: env!("CARGO_PKG_VERSION").into(),
             nodes: status.nodes.into_iter().map(node).collect(),
         }))

@@ -95,8 +95,8 @@ fn a_node_that_is_killed_goes_on_in_a_later_term() {
             }
             assert!(begin.elapsed() < Duration::from_secs(60), "for a minute: {refused}");
         };
-        assert_eq!(refused.code(), Code::NotFound);
-        assert_eq!(refused.metadata().get("twofold-code").unwrap(), "TF-5005");
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(refused.metadata().get("twofold-code").unwrap(), "TF-5007");
         let config = client.get_config(GetConfigRequest {}).await.unwrap().into_inner();
         assert!(
             config.toml.contains("name = \"test\"") && config.toml.contains("lease_ms = 250"),

@@ -60,12 +60,20 @@ pub(super) struct PendingChange {
     version: Option<u64>,
 }
 
+/// Why a node is to stop, for its log.
+fn reason(last_of_group: bool) -> &'static str {
+    match last_of_group {
+        true => "an administrator forced it, though it is the last of its group: all rows are lost with it",
+        false => "an administrator asked for it",
+    }
+}
+
 impl ManagementNode {
     fn no_leader(&self) -> Error {
         let leader = self.leader().filter(|&leader| leader != self.id);
         let address = |node: NodeId| {
             let config = self.file.management_nodes.iter().find(|other| other.id == node)?;
-            Some(format!("{}:{}", config.address.host, config.address.port))
+            Some(config.address.to_string())
         };
         let text = match leader.and_then(|leader| Some((leader, address(leader)?))) {
             Some((leader, address)) => {
@@ -210,11 +218,14 @@ impl ManagementNode {
             // Who is the last of its group is not known.
             return Err(self.loss(now).unwrap_or_else(|| self.no_leader()));
         }
-        let not_running = || Error::new(ErrorCode::NoSuchNode, format!("{name} ({node}) does not run"));
+        let not_running = || Error::new(ErrorCode::NotRunning, format!("{name} ({node}) does not run"));
         match kind {
             NodeKind::Management | NodeKind::Api => {
                 let what = if kind == NodeKind::Api { "an API node" } else { "a management node" };
-                let text = format!("{name} ({node}) is {what}: end its process where it runs (SIGTERM)");
+                let text = format!(
+                    "{name} ({node}) is {what}, and only data nodes are stopped from here: end its process where it \
+                     runs (SIGTERM)"
+                );
                 Err(Error::new(ErrorCode::NotSupported, text))
             }
             NodeKind::Data => {
@@ -226,7 +237,7 @@ impl ManagementNode {
                 }
                 // The code says whether it is to wait until a buddy has taken over.
                 let code = if last { ErrorCode::LastOfGroup } else { ErrorCode::Stopping };
-                let error = Error::new(code, "an administrator asked for it");
+                let error = Error::new(code, reason(last));
                 self.tell_to_stop(now, life, restart, error, effects).then_some(()).ok_or_else(not_running)
             }
         }
@@ -271,7 +282,8 @@ impl ManagementNode {
             catalog: self.register.catalog().version,
             tables: self.register.catalog().tables.len(),
             replicas: config.replicas,
-            trouble: self.loss(now).map(|error| error.to_string()),
+            trouble: self.loss(now).map(|error| error.to_string()).or_else(|| self.stopped_groups(now)),
+            loss: self.register.loss().cloned(),
             nodes: nodes(config).map(|(id, kind, name)| self.node_status(now, id, kind, name)).collect(),
         }
     }
@@ -306,7 +318,8 @@ impl ManagementNode {
             incarnation: life.map_or(Incarnation(0), |life| life.incarnation),
             workers: reporter.map_or(0, |reporter| reporter.report.workers),
             age: reporter.map(|reporter| now.since(reporter.last)),
-            leaving: reporter.is_some_and(|reporter| reporter.report.leaving),
+            leaving: reporter.is_some_and(|reporter| reporter.report.leaving)
+                && life.is_some_and(|life| self.is_fresh(now, life)),
         }
     }
 
@@ -329,7 +342,8 @@ impl ManagementNode {
     fn data_state(&self, now: Time, node: NodeId, life: Option<Life>) -> NodeState {
         let in_view = self.register.view().member(node).is_some();
         let Some(life) = life.filter(|&life| self.is_fresh(now, life)) else {
-            return if in_view { NodeState::Silent } else { NodeState::Down };
+            let may_run = life.is_some_and(|life| !self.gone.contains_key(&life));
+            return if in_view && may_run { NodeState::Silent } else { NodeState::Down };
         };
         match self.register.view().state(node, life.incarnation) {
             Some(MemberState::Up) => NodeState::Up,

@@ -3,6 +3,7 @@
 mod driver;
 mod empty_directory;
 mod guard;
+mod told;
 
 use twofold_proto::{
     error::ErrorCode,
@@ -231,7 +232,8 @@ fn a_lost_group_makes_the_cluster_start_anew() {
         driver.probe_ref(c).view().is_some_and(|view| view.number.0 == 3)
     });
     assert_eq!(newest(&driver, c), "3 r2: 11b=up 12b=up");
-    let lost = driver.notices.iter().any(|(_, notice)| notice.to_string().contains("their data with them"));
+    let lost =
+        driver.notices.iter().any(|(_, notice)| notice.to_string().contains("all rows are lost with them"));
     assert!(lost, "{:?}", driver.notices);
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use twofold_apinode::request::{Durability, Failure, Isolation, Operations, Options};
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
-    error::{Error, ErrorCode},
+    error::{Error, ErrorCode, counted},
     filter::{Comparison, FILTER_DEPTH_MAX, FilterBuilder},
     ids::{Epoch, Version},
     key::{encode_key, hash_distribution_key},
@@ -135,7 +135,9 @@ fn condition_list(schema: &Schema, list: &[pb::Condition], depth: usize) -> Resu
                 let against = value(against)?;
                 let fits = schema.columns[usize::from(index)].column_type.fit(against.borrowed());
                 if fits == Err(ResultCode::WrongType) {
-                    return Err(Refusal::of_column(index)(ResultCode::WrongType).error(schema, None));
+                    return Err(
+                        Refusal::of_column(index)(ResultCode::WrongType).error_of_value(schema, &against)
+                    );
                 }
                 builder.compare(index, comparison(compare.comparator())?, &against);
             }
@@ -194,15 +196,25 @@ fn comparison(comparator: pb::Comparator) -> Result<Comparison, Error> {
 fn key(schema: &Schema, values: &[pb::Value]) -> Result<Vec<u8>, Error> {
     let columns = schema.primary_key.len();
     if values.len() != columns {
-        let text =
-            format!("the primary key of table `{}` has {columns} columns, not {}", schema.name, values.len());
+        let text = format!(
+            "the primary key of table `{}` has {}, not {}",
+            schema.name,
+            counted(columns, "column"),
+            values.len()
+        );
         return error(ErrorCode::BadValue, text);
     }
     let values: Vec<ValueRef<'_>> = values.iter().map(value).collect::<Result<_, _>>()?;
     let mut key = Vec::new();
     encode_key(schema, &values, &mut key).map_err(|refusal| match refusal.code {
         ResultCode::RowTooBig => Error { code: ErrorCode::KeyTooLarge, ..refusal.error(schema, None) },
-        _ => refusal.error(schema, None),
+        _ => {
+            let place = schema.primary_key.iter().position(|&index| Some(index) == refusal.column);
+            match place.and_then(|place| values.get(place)) {
+                Some(value) => refusal.error_of_value(schema, value),
+                None => refusal.error(schema, None),
+            }
+        }
     })?;
     Ok(key)
 }
@@ -229,7 +241,12 @@ fn row(schema: &Schema, named: &Named) -> Result<(Vec<u8>, Vec<u8>), Error> {
         }
     });
     let values: Vec<ValueRef<'_>> = filled.collect::<Result<_, _>>()?;
-    encode_row(schema, &values).map_err(|refusal| refusal.error(schema, None))
+    encode_row(schema, &values).map_err(|refusal| {
+        match refusal.column.and_then(|index| values.get(usize::from(index))) {
+            Some(value) => refusal.error_of_value(schema, value),
+            None => refusal.error(schema, None),
+        }
+    })
 }
 
 /// One operation as it is put together.
@@ -304,7 +321,7 @@ impl Assembly {
                 let change = make(value);
                 if let Change::Set(value) = &change {
                     let fits = schema.columns[usize::from(index)].fit(value.borrowed());
-                    fits.map_err(|code| Refusal::of_column(index)(code).error(&schema, None))?;
+                    fits.map_err(|code| Refusal::of_column(index)(code).error_of_value(&schema, value))?;
                 }
                 self.fits()?;
                 self.operation.assign(index, change);
@@ -447,7 +464,11 @@ pub fn options(
             let schema = tables.table(&hint.table)?;
             let columns = schema.distribution_key.len();
             if hint.distribution_key.len() != columns {
-                let text = format!("the distribution key of table `{}` has {columns} columns", schema.name);
+                let text = format!(
+                    "the distribution key of table `{}` has {}",
+                    schema.name,
+                    counted(columns, "column")
+                );
                 return error(ErrorCode::BadValue, text);
             }
             let values: Vec<ValueRef<'_>> =

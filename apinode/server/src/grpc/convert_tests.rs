@@ -168,19 +168,23 @@ fn what_is_wrong_is_named() {
         (insert(&[("id", int(1))]), "TF-1008: a row of table `t` needs a value for column `n`"),
         (
             row(&[("name", text("too long"))]),
-            "TF-1008: table `t`, column `name`: the value is longer than the column allows",
+            "TF-1008: table `t`, column `name`: the value is longer than the column, which takes text of at most 5 \
+             characters; \"too long\", 8 characters, was given",
         ),
         (
             row(&[("d", text("x"))]),
-            "TF-1008: table `t`, column `d`: the value has another type than the column",
+            "TF-1008: table `t`, column `d`: the value has another type than the column, which takes whole numbers from -9223372036854775808 to 9223372036854775807; \"x\", 1 character, was given",
         ),
         (row(&[("d", pb::Value::default())]), "TF-1008: a value is not set; say null_value for NULL"),
         (
             insert(&[("id", int(-1)), ("n", int(1))]),
-            "TF-1008: table `t`, column `id`: the number does not fit the column",
+            "TF-1008: table `t`, column `id`: the number does not fit the column, which takes whole numbers from 0 to 4294967295; -1 was given",
         ),
-        (key(vec![]), "TF-1008: the primary key of table `t` has 1 columns, not 0"),
-        (key(vec![text("x")]), "TF-1008: table `t`, column `id`: the value has another type than the column"),
+        (key(vec![]), "TF-1008: the primary key of table `t` has 1 column, not 0"),
+        (
+            key(vec![text("x")]),
+            "TF-1008: table `t`, column `id`: the value has another type than the column, which takes whole numbers from 0 to 4294967295; \"x\", 1 character, was given",
+        ),
         (set("id", int(1)), "TF-1007: column `id` of table `t` is in the primary key, which stays"),
         (
             set("n", pb::Value { kind: Some(ValueKind::NullValue(true)) }),
@@ -204,7 +208,7 @@ fn what_is_wrong_is_named() {
                 comparator: pb::Comparator::Equal.into(),
                 value: Some(text("x")),
             }))),
-            "TF-1008: table `t`, column `n`: the value has another type than the column",
+            "TF-1008: table `t`, column `n`: the value has another type than the column, which takes whole numbers from -32768 to 32767; \"x\", 1 character, was given",
         ),
         (
             condition(Some(pb::condition::Kind::Version(pb::condition::VersionIs::default()))),
@@ -272,6 +276,6 @@ fn options_are_checked() {
     assert_eq!(isolation, Isolation::Serializable);
     let hint = pb::Hint { table: "t".into(), distribution_key: vec![] };
     let given = pb::Options { hint: Some(hint), ..Default::default() };
-    assert_eq!(read(given, None), Err("TF-1008: the distribution key of table `t` has 1 columns".into()));
+    assert_eq!(read(given, None), Err("TF-1008: the distribution key of table `t` has 1 column".into()));
     assert_eq!(read(pb::Options::default(), None), Ok((Options::default(), Isolation::ReadCommitted)));
 }

@@ -26,8 +26,13 @@ fn it_asks_the_management_nodes_and_then_meets_every_worker() {
     let both = |node| [0, 1].map(|worker| Endpoint::new(NodeId(node), WorkerId(worker)));
     assert_eq!(workers(&net), [both(11), both(12)].concat());
     assert!((0..PARTITIONS).all(|p| net.client.map.primary(PartitionId(p)).unwrap().node == NodeId(11)));
+    assert_eq!(net.catalogs, [] as [u64; 0]);
     net.tell(SECOND, Kind::CatalogOrd, |out| put_control(out, &Catalog::default()));
     assert!(net.client.is_ready());
+    // Each once, whoever tells it.
+    net.tell(FIRST, Kind::CatalogOrd, |out| put_control(out, &Catalog::default()));
+    net.tell(FIRST, Kind::CatalogOrd, |out| put_control(out, &Catalog { version: 3, ..Catalog::default() }));
+    assert_eq!(net.catalogs, [0, 3]);
 }
 
 #[test]

@@ -22,6 +22,24 @@ fn a_read_times_out_and_its_slot_waits_for_the_answer() {
 }
 
 #[test]
+fn who_times_out_is_told_for_whom_it_waited() {
+    let mut net = Net::ready(1);
+    net.submit(1, independent(&[read(0)]));
+    net.pass(5_000);
+    let told = |net: &mut Net| match &net.answers()[..] {
+        [(_, Answer::Operations(results))] => results.get(0).unwrap_err().error.text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(&mut net), "node 11 has not answered in time");
+    net.drop_node(12);
+    net.submit(2, independent(&[read(0)]));
+    net.pass(5_000);
+    let alone = "node 11 has not answered in time, and no other node of its group is up: ";
+    let text = told(&mut net);
+    assert!(text.starts_with(alone), "{text}");
+}
+
+#[test]
 fn a_request_may_bring_its_own_deadline() {
     let mut net = Net::ready(1);
     let options = Options { deadline: Some(Duration::from_millis(30)), ..Options::default() };

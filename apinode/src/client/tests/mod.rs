@@ -46,6 +46,8 @@ struct Net {
     lives: BTreeMap<NodeId, Incarnation>,
     /// What the client did, but for its links.
     effects: Vec<Effect>,
+    /// The versions of the catalogs that it told.
+    catalogs: Vec<u64>,
     epoch: Epoch,
     view: View,
 }
@@ -147,6 +149,7 @@ impl Net {
             far,
             lives,
             effects: Vec::new(),
+            catalogs: Vec::new(),
             epoch: Epoch::new(1, 5),
             view,
         }
@@ -201,6 +204,7 @@ impl Net {
                 }
                 Ok(LinkEffect::Close { link }) => assert!(self.far.remove(&link).is_some()),
                 Ok(other) => panic!("{other:?}"),
+                Err(Effect::Catalog(catalog)) => self.catalogs.push(catalog.version),
                 Err(effect) => self.effects.push(effect),
             }
         }

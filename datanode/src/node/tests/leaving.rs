@@ -140,3 +140,25 @@ fn a_worker_that_cannot_go_on_ends_this_life() {
     assert_eq!(net.exits[&NodeId(12)], (ms(1000), true, reason));
     assert_eq!(net.manager().goodbyes, [life(12)]);
 }
+
+#[test]
+fn who_is_not_let_in_says_once_for_whom_it_waits() {
+    let waits = |net: &Net, id: u16| -> Vec<String> {
+        let own = net.events.iter().filter(|(node, _)| *node == NodeId(id)).map(|(_, event)| event);
+        own.filter(|event| matches!(event, Event::Waits { .. })).map(Event::to_string).collect()
+    };
+    let mut net = Net::new(&config(&[11, 12], 2));
+    net.run(10);
+    net.publish(view(1, &[(11, Up)]));
+    let late = 4 * net.node(12).config.failure_ms;
+    net.run(u64::from(late) - 1);
+    assert_eq!(waits(&net, 12), [] as [String; 0]);
+    net.run(u64::from(late) + 5000);
+    let [text] = &waits(&net, 12)[..] else { panic!("{:?}", net.events) };
+    assert!(text.contains("in view 1 it is node 11 that has the rows"), "{text}");
+    assert_eq!(waits(&net, 11), [] as [String; 0], "it is in");
+    let mut net = Net::new(&config(&[11, 12], 2));
+    net.run(10_000);
+    let [text] = &waits(&net, 12)[..] else { panic!("{:?}", net.events) };
+    assert!(text.contains("waits for the other data nodes"), "{text}");
+}

@@ -4,31 +4,41 @@ mod rows;
 mod tables;
 mod values;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
-use tonic::transport::Channel;
 use twofold_grpc::v1::{DescribeTableRequest, TableDefinition, twofold_client::TwofoldClient};
+use twofold_proto::config::{Address, GRPC_PORT};
 
-use crate::client::Failure;
+use crate::{
+    client::Failure,
+    connect::{Channel, Peer},
+};
 
 type Client = TwofoldClient<Channel>;
 
 /// Rows may be large, and a scan's answer holds many.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// An API node answers sooner than that, if need be that it could not do it in time.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where an API node is.
+/// Where API nodes are.
 #[derive(Args, Clone, Debug)]
 pub struct Api {
-    /// gRPC address of an API node
+    /// API nodes, their gRPC ports: HOST or HOST:PORT, separated by commas; the first that answers is asked
     #[arg(
         long,
         global = true,
         env = "TWOFOLD_API",
         default_value = "127.0.0.1:50051",
-        value_name = "HOST:PORT"
+        value_name = "HOST:PORT,…"
     )]
-    api: String,
+    #[arg(value_delimiter = ',', value_parser = address)]
+    api: Vec<Address>,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    Address::parse(text, GRPC_PORT)
 }
 
 /// What is done with tables.
@@ -138,14 +148,7 @@ fn found(found: bool) -> ExitCode {
 
 impl Api {
     async fn connect(&self) -> Result<Client, Failure> {
-        let failed = |error: &dyn std::error::Error| {
-            // tonic's own text says no more than «transport error».
-            let cause = error.source().map(ToString::to_string).unwrap_or_else(|| error.to_string());
-            Failure(format!("no API node answers at {}: {cause}", self.api))
-        };
-        let endpoint =
-            Channel::from_shared(format!("http://{}", self.api)).map_err(|error| failed(&error))?;
-        let channel = endpoint.connect().await.map_err(|error| failed(&error))?;
+        let channel = Channel::open(Peer::Api, &self.api, PATIENCE).await?;
         Ok(Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }

@@ -7,6 +7,8 @@ use twofold_grpc::v1::{
     self as pb, ExecuteRequest, Operation, ScanRequest, TableDefinition, Value, operation::Kind,
 };
 
+use twofold_proto::error::counted;
+
 use crate::client::Failure;
 
 use super::{Client, describe, values};
@@ -15,9 +17,9 @@ use super::{Client, describe, values};
 fn key(table: &TableDefinition, typed: &[String]) -> Result<Vec<Value>, Failure> {
     let columns = &table.primary_key;
     if columns.len() != typed.len() {
-        let (name, count) = (&table.name, typed.len());
+        let (name, count) = (&table.name, counted(typed.len(), "value"));
         let columns = columns.join(", ");
-        return Err(Failure(format!("the key of table {name} is ({columns}); {count} values were given")));
+        return Err(Failure(format!("the key of table {name} is ({columns}), but it got {count}")));
     }
     columns.iter().zip(typed).map(|(column, text)| values::value(table, column, text)).collect()
 }

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::time::sleep;
 use twofold_mgmnode::status::{self, NodeKind};
-use twofold_proto::config::ClusterConfig;
+use twofold_proto::{config::ClusterConfig, error::counted};
 
 use crate::client::Failure;
 
@@ -92,7 +92,7 @@ pub async fn stop(path: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     stop_all(&directory, &config).await?;
-    println!("stopped {} nodes", running.len());
+    println!("stopped {}", counted(running.len(), "node"));
     if running.iter().any(|(name, _)| name.starts_with("data")) {
         println!("rows live in memory alone for now: they are gone, the tables are not");
     }
@@ -130,6 +130,11 @@ pub async fn kill(path: &Path, node: &str, host: bool) -> Result<(), Failure> {
     for process in &processes {
         gone(process).await;
     }
+    let back = match (kind, host) {
+        (NodeKind::Data, false) => "its angel starts it again".into(),
+        _ => format!("`cluster restart {name}` starts it again"),
+    };
+    println!("{name} has been killed; {back}");
     Ok(())
 }
 
@@ -140,6 +145,7 @@ pub fn pause(path: &Path, node: &str) -> Result<(), Failure> {
     for process in running(&directory, &name, kind)? {
         process.signal(Signal::STOP)?;
     }
+    println!("{name} is paused; `cluster resume {name}` lets it go on");
     Ok(())
 }
 
@@ -155,6 +161,7 @@ pub fn resume(path: &Path, node: &str) -> Result<(), Failure> {
     for process in processes.iter().rev() {
         process.signal(Signal::CONT)?;
     }
+    println!("{name} goes on");
     Ok(())
 }
 
@@ -181,7 +188,11 @@ pub fn wipe(path: &Path) -> Result<(), Failure> {
     let config = directory.config()?;
     let running: Vec<String> = directory.running().into_iter().map(|(name, _)| name).collect();
     if !running.is_empty() {
-        return Err(Failure(format!("{} still run; `cluster stop` first", running.join(", "))));
+        let verb = if running.len() == 1 { "runs" } else { "run" };
+        return Err(Failure(format!("{} still {verb}; `cluster stop` first", running.join(", "))));
     }
-    directory.wipe(&config)
+    let place = directory.path().display().to_string();
+    directory.wipe(&config)?;
+    println!("the cluster in {place} has been removed");
+    Ok(())
 }

@@ -5,6 +5,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
@@ -18,11 +20,17 @@ use super::process::{self, Activity, Process};
 const CONFIG: &str = "twofold.toml";
 const PROCESSES: &str = "processes.json";
 const LOCK: &str = "lock";
+/// How long a command waits for another to end: most take less, those that wait for nodes take longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at the lock.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The directory of a cluster. Only one command at a time changes it.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    /// It was made just now.
+    is_new: bool,
     /// What was started, by the node's name: for a data node its angel.
     started: BTreeMap<String, Process>,
     _lock: Option<File>,
@@ -41,21 +49,22 @@ impl Directory {
     /// Opens a directory, or makes it.
     ///
     /// # Errors
-    /// If it cannot be written, or another command works on it.
+    /// If it cannot be written, or another command works on it for long.
     pub fn make(path: &Path) -> Result<Directory, Failure> {
+        let is_new = !path.exists();
         fs::create_dir_all(path).map_err(failed(path))?;
-        let mut directory = Directory::read(path)?;
-        directory._lock = Some(lock(&directory.path)?);
-        Ok(directory)
+        Ok(Directory { is_new, ..Directory::alone(path)? })
     }
 
     /// Opens the directory of a cluster that has been started once.
     ///
     /// # Errors
-    /// If there is no cluster, or another command works on it.
+    /// If there is no cluster, or another command works on it for long.
     pub fn open(path: &Path) -> Result<Directory, Failure> {
-        let mut directory = Directory::look(path)?;
-        directory._lock = Some(lock(&directory.path)?);
+        Directory::expect(path)?;
+        let directory = Directory::alone(path)?;
+        // Who had the lock may have wiped it.
+        Directory::expect(path)?;
         Ok(directory)
     }
 
@@ -64,20 +73,35 @@ impl Directory {
     /// # Errors
     /// If there is no cluster.
     pub fn look(path: &Path) -> Result<Directory, Failure> {
-        if !Directory::is_there(path) {
-            return Err(Failure(format!(
-                "there is no cluster in {}; `cluster start` makes one",
-                path.display()
-            )));
-        }
-        Directory::read(path)
-    }
-
-    fn read(path: &Path) -> Result<Directory, Failure> {
-        // Nodes are given it, whatever their own working directory.
+        Directory::expect(path)?;
         let path = path.canonicalize().map_err(failed(path))?;
         let started = read_processes(&path.join(PROCESSES))?;
-        Ok(Directory { path, started, _lock: None })
+        Ok(Directory { path, is_new: false, started, _lock: None })
+    }
+
+    fn expect(path: &Path) -> Result<(), Failure> {
+        let missing = || format!("there is no cluster in {}; `cluster start` makes one", path.display());
+        if Directory::is_there(path) { Ok(()) } else { Err(Failure(missing())) }
+    }
+
+    /// Waits until no other command is at work, and then sees what it has done.
+    fn alone(path: &Path) -> Result<Directory, Failure> {
+        // Nodes are given it, whatever their own working directory.
+        let path = path.canonicalize().map_err(failed(path))?;
+        let lock = lock(&path)?;
+        let started = read_processes(&path.join(PROCESSES))?;
+        Ok(Directory { path, is_new: false, started, _lock: Some(lock) })
+    }
+
+    /// Leaves the place as it was before [`Directory::make`], if no cluster has been made there.
+    pub fn abandon(self) {
+        if !self.config_path().exists() {
+            // What cannot be removed does no harm.
+            let _ = fs::remove_file(self.path.join(LOCK));
+            if self.is_new {
+                let _ = fs::remove_dir(&self.path);
+            }
+        }
     }
 
     /// Where it is.
@@ -201,12 +225,19 @@ fn remove(path: &Path) -> Result<(), Failure> {
 fn lock(directory: &Path) -> Result<File, Failure> {
     let path = directory.join(LOCK);
     let file = File::create(&path).map_err(failed(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Failure(format!("another `cluster` command is at work on {}", directory.display())))
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let directory = directory.display();
+                return Err(Failure(format!(
+                    "another `cluster` command is at work on {directory}; try again"
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
-        Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
     }
 }
 
@@ -247,8 +278,16 @@ mod tests {
         let refused = Directory::open(&path).unwrap_err();
         assert!(refused.0.contains("another `cluster` command"), "{refused:?}");
         assert_eq!(Directory::look(&path).unwrap().process("data1"), Some(own));
+        // One that is done soon is waited for.
+        let waiting = {
+            let path = path.clone();
+            std::thread::spawn(move || Directory::open(&path))
+        };
+        directory.note("data2", own).unwrap();
+        directory.started.clear();
+        directory.note("data1", own).unwrap();
         drop(directory);
-        let directory = Directory::open(&path).unwrap();
+        let directory = waiting.join().unwrap().unwrap();
         assert_eq!((directory.process("data1"), directory.process("data2")), (Some(own), None));
         assert_eq!(directory.config().unwrap().data_nodes.len(), 2);
     }
@@ -285,6 +324,21 @@ mod tests {
         let config = directory.create(TOML).unwrap();
         directory.wipe(&config).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_start_that_is_given_up_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        Directory::make(&path).unwrap().abandon();
+        assert!(!path.exists());
+        fs::create_dir(&path).unwrap();
+        Directory::make(&path).unwrap().abandon();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "a directory that was there stays, as it was");
+        let directory = Directory::make(&path).unwrap();
+        directory.create(TOML).unwrap();
+        directory.abandon();
+        assert!(Directory::is_there(&path));
     }
 
     #[test]

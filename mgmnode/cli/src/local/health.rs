@@ -9,7 +9,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 use twofold_grpc::{
-    management::{NodeState, ShowRequest, ShowResponse, management_client::ManagementClient},
+    management::{ShowRequest, ShowResponse, management_client::ManagementClient},
     v1::{ListTablesRequest, twofold_client::TwofoldClient},
 };
 use twofold_proto::config::{Address, ApiNodeConfig, ClusterConfig};
@@ -19,10 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A channel to a node's gRPC port.
 async fn channel(host: &str, port: u16) -> Option<Channel> {
-    let uri = match host.contains(':') {
-        true => format!("http://[{host}]:{port}"),
-        false => format!("http://{host}:{port}"),
-    };
+    let uri = format!("http://{}", Address { host: host.into(), port });
     Endpoint::from_shared(uri).ok()?.connect_timeout(PATIENCE).timeout(PATIENCE).connect().await.ok()
 }
 
@@ -44,20 +41,6 @@ pub async fn show(config: &ClusterConfig) -> Option<ShowResponse> {
         }
     }
     best
-}
-
-/// The word for a node's state.
-pub fn word(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Unspecified => "unknown",
-        NodeState::Up => "up",
-        NodeState::Follower => "follower",
-        NodeState::Ready => "ready",
-        NodeState::Syncing => "syncing",
-        NodeState::Starting => "starting",
-        NodeState::Silent => "silent",
-        NodeState::Down => "down",
-    }
 }
 
 /// Whether an API node serves each of its protocols, down to the data nodes.

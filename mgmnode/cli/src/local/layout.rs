@@ -3,18 +3,19 @@
 use std::fmt::Write;
 
 use clap::Args;
-use twofold_proto::config::ClusterConfig;
+use twofold_mgmnode::config;
+use twofold_proto::config::{ClusterConfig, GRPC_PORT, MANAGEMENT_PORT};
+
+use crate::client::Failure;
 
 /// Ids of the first node of each kind.
 const MANAGEMENT_ID: u16 = 1;
 const DATA_ID: u16 = 11;
 const API_ID: u16 = 21;
 /// The usual ports of the first node of each kind; those of the next ones follow. Management nodes have two each.
-const MANAGEMENT_PORT: u16 = 1186;
 const WEB_PORT: u16 = 1188;
 const MANAGEMENT_STEP: u16 = 4;
 const DATA_PORT: u16 = 2202;
-const GRPC_PORT: u16 = 50051;
 const MEMCACHED_PORT: u16 = 11211;
 const SQL_PORT: u16 = 3306;
 const METRICS_PORT: u16 = 9464;
@@ -88,6 +89,17 @@ impl Shape {
         text
     }
 
+    /// The same as a config.
+    ///
+    /// # Errors
+    /// If it makes no cluster, in terms of the options.
+    pub fn read(&self) -> Result<ClusterConfig, Failure> {
+        config::read("", &self.config()).map_err(|error| {
+            let faults: Vec<String> = error.problems.into_iter().map(|problem| problem.text).collect();
+            Failure(format!("{}; see --data-nodes, --replicas and --mgm-nodes", faults.join("; ")))
+        })
+    }
+
     /// Where it was asked for something else than what there is.
     pub fn contradictions(&self, config: &ClusterConfig) -> Vec<String> {
         let mut found = Vec::new();
@@ -108,7 +120,7 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use twofold_mgmnode::{config, status};
+    use twofold_mgmnode::status;
 
     use super::*;
 
@@ -116,7 +128,7 @@ mod tests {
         Shape { data_nodes: None, replicas: None, mgm_nodes: None, api_nodes: None, offset: None };
 
     fn read(shape: &Shape) -> Result<ClusterConfig, String> {
-        config::read("twofold.toml", &shape.config()).map_err(|error| error.to_string())
+        shape.read().map_err(|Failure(text)| text)
     }
 
     #[test]
@@ -154,7 +166,13 @@ mod tests {
     #[test]
     fn counts_that_make_no_cluster_are_refused_in_words() {
         let refused = read(&Shape { data_nodes: Some(3), ..USUAL }).unwrap_err();
-        assert!(refused.contains("3 data nodes cannot keep 2 replicas"), "{refused}");
+        assert!(refused.starts_with("3 data nodes cannot keep 2 replicas"), "{refused}");
+        assert!(
+            refused.ends_with(
+                "have 2 or 4 data nodes, or other replicas; see --data-nodes, --replicas and --mgm-nodes"
+            ),
+            "{refused}"
+        );
         let refused = read(&Shape { mgm_nodes: Some(2), ..USUAL }).unwrap_err();
         assert!(refused.contains("2 management nodes"), "{refused}");
         let refused = read(&Shape { mgm_nodes: Some(4), ..USUAL }).unwrap_err();

@@ -5,9 +5,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 use twofold_grpc::management::ShowResponse;
 use twofold_mgmnode::status::{self, NodeKind};
-use twofold_proto::{config::ClusterConfig, ids::NodeId};
+use twofold_proto::{
+    config::{Address, ClusterConfig, GRPC_PORT, MANAGEMENT_PORT},
+    ids::NodeId,
+};
 
-use crate::client::Failure;
+use crate::{client::Failure, show};
 
 use super::{
     directory::Directory,
@@ -48,7 +51,7 @@ pub struct Node {
 impl Node {
     /// Whether it does what it is for.
     pub fn serves(&self) -> bool {
-        matches!(self.state, "up" | "follower")
+        matches!(self.state, "up" | "leader" | "follower")
     }
 
     fn kind_name(&self) -> &'static str {
@@ -89,7 +92,7 @@ pub fn nodes(directory: &Directory, config: &ClusterConfig, shown: Option<&ShowR
         let (process, angel) = processes(directory, &name, kind);
         let said = shown.and_then(|shown| shown.nodes.iter().find(|node| node.id == u32::from(id.0)));
         let state = match process.map(|process| process.activity()) {
-            Some(Activity::Runs) => said.map_or("unknown", |node| health::word(node.state())),
+            Some(Activity::Runs) => said.map_or("unknown", show::state_name),
             Some(Activity::Paused) => "paused",
             Some(Activity::Gone) | None if angel.is_some() => "starting",
             Some(Activity::Gone) | None => "stopped",
@@ -126,13 +129,24 @@ pub async fn status(path: &Path, as_json: bool) -> Result<Health, Failure> {
         });
         println!("{status:#}");
     } else {
-        print!("{}", table(&nodes));
+        print!("{}{}", table(&nodes), shown.as_ref().map(show::notes).unwrap_or_default());
     }
     Ok(match (all_serve, none_runs) {
         (true, _) => Health::AllServe,
         (false, false) => Health::NotAllServe,
         (false, true) => Health::NoneRuns,
     })
+}
+
+/// The line that tells this machine's programs where the nodes are; none if they find them by themselves.
+pub fn addresses(config: &ClusterConfig) -> Option<String> {
+    let list = |addresses: &[Address]| addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
+    let management: Vec<Address> = config.management_nodes.iter().map(|node| node.address.clone()).collect();
+    let api = config.api_nodes.iter().map(|node| Address { host: node.host.clone(), port: node.grpc_port });
+    let api: Vec<Address> = api.collect();
+    let usual = |addresses: &[Address], port: u16| list(addresses) == format!("127.0.0.1:{port}");
+    let known = usual(&management, MANAGEMENT_PORT) && usual(&api, GRPC_PORT);
+    (!known).then(|| format!("export TWOFOLD_MGM={} TWOFOLD_API={}", list(&management), list(&api)))
 }
 
 /// The nodes as a table.
@@ -159,4 +173,24 @@ pub fn table(nodes: &[Node]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use twofold_mgmnode::config;
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_where_they_are_not_the_usual_ones() {
+        let data = "[[data]]\nid = 11\nhost = '127.0.0.1'\n[[data]]\nid = 12\nhost = '127.0.0.1'\n";
+        let told = |more: &str| addresses(&config::read("", &format!("{data}{more}")).unwrap());
+        assert_eq!(told(""), None);
+        let other = "[[mgm]]\nid = 1\nport = 1286\nweb_port = 1288\n";
+        let line = "export TWOFOLD_MGM=127.0.0.1:1286 TWOFOLD_API=127.0.0.1:50051";
+        assert_eq!(told(other).as_deref(), Some(line));
+        let two = "[[api]]\nid = 21\n[[api]]\nid = 22\nhost = '::1'\n";
+        let line = "export TWOFOLD_MGM=127.0.0.1:1186 TWOFOLD_API=127.0.0.1:50051,[::1]:50051";
+        assert_eq!(told(two).as_deref(), Some(line));
+    }
 }

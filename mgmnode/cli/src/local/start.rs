@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use twofold_mgmnode::status::{self, NodeKind};
 use twofold_proto::{config::ClusterConfig, ids::NodeId};
 
-use crate::client::Failure;
+use crate::{client::Failure, show};
 
 use super::{
     commands::{self, find},
@@ -46,7 +46,14 @@ pub async fn start(path: &Path, shape: &Shape, patience: Duration) -> Result<(),
             }
             config
         }
-        None => directory.create(&shape.config())?,
+        None => {
+            let ports = shape.read().and_then(|config| check_ports(&config, &ids(&config)));
+            if let Err(failure) = ports {
+                directory.abandon();
+                return Err(failure);
+            }
+            directory.create(&shape.config())?
+        }
     };
     let running: Vec<String> = directory.running().into_iter().map(|(name, _)| name).collect();
     if !running.is_empty() {
@@ -55,8 +62,7 @@ pub async fn start(path: &Path, shape: &Shape, patience: Duration) -> Result<(),
             "it runs already: {names}; see `cluster status`, or `cluster restart NODE` for one that is missing"
         )));
     }
-    let ids: Vec<NodeId> = status::nodes(&config).map(|(id, ..)| id).collect();
-    check_ports(&config, &ids)?;
+    check_ports(&config, &ids(&config))?;
     let mut nodes = Vec::new();
     let started = async {
         for (id, kind, name) in status::nodes(&config) {
@@ -67,6 +73,9 @@ pub async fn start(path: &Path, shape: &Shape, patience: Duration) -> Result<(),
     match started.await {
         Ok(()) => {
             print!("{}", report::table(&current(&directory, &config).await));
+            if let Some(addresses) = report::addresses(&config) {
+                println!("\n{addresses}");
+            }
             Ok(())
         }
         Err(failure) => {
@@ -96,7 +105,13 @@ pub async fn restart(path: &Path, node: &str, initial: bool, patience: Duration)
     let id = status::find(&config, &name).map_err(|error| Failure(error.text))?;
     check_ports(&config, &[id])?;
     let launched = launch(&mut directory, &config, id, kind, &name)?;
-    wait(&directory, &config, &mut [launched], patience).await
+    wait(&directory, &config, &mut [launched], patience).await?;
+    println!("{name} has been started anew and serves");
+    Ok(())
+}
+
+fn ids(config: &ClusterConfig) -> Vec<NodeId> {
+    status::nodes(config).map(|(id, ..)| id).collect()
 }
 
 /// A group whose last member stops loses its rows.
@@ -171,14 +186,8 @@ fn launch(
     let output =
         OpenOptions::new().create(true).append(true).open(&log).map_err(|error| failed(&log, error))?;
     let log_start = output.metadata()?.len();
-    let management: Vec<String> = config
-        .management_nodes
-        .iter()
-        .map(|node| match node.address.host.contains(':') {
-            true => format!("[{}]:{}", node.address.host, node.address.port),
-            false => format!("{}:{}", node.address.host, node.address.port),
-        })
-        .collect();
+    let management: Vec<String> =
+        config.management_nodes.iter().map(|node| node.address.to_string()).collect();
     let binary = binary(kind)?;
     let mut command = Command::new(&binary);
     command.arg("--id").arg(id.0.to_string());
@@ -244,7 +253,8 @@ async fn wait(
         if let Some(text) = launched.iter_mut().find_map(Launched::ended) {
             return Err(Failure(text));
         }
-        let nodes = current(directory, config).await;
+        let shown = health::show(config).await;
+        let nodes = report::nodes(directory, config, shown.as_ref());
         let is_awaited = |node: &&Node| launched.iter().any(|launched| launched.id == node.id);
         let mut missing: Vec<String> = nodes
             .iter()
@@ -267,7 +277,9 @@ async fn wait(
         }
         if Instant::now() >= until {
             let (seconds, what) = (patience.as_secs(), missing.join(", "));
-            return Err(Failure(format!("after {seconds} s {what}; `cluster logs NODE` tells more")));
+            let notes = shown.as_ref().map(show::notes).unwrap_or_default();
+            let text = format!("after {seconds} s {what}; `cluster logs NODE` tells more\n{notes}");
+            return Err(Failure(text.trim_end().into()));
         }
         sleep(LOOK_AGAIN).await;
     }

@@ -275,6 +275,12 @@ impl Driver {
         self.replies.last().unwrap().clone()
     }
 
+    /// Tells a management node what the wall clock says, in milliseconds.
+    pub fn tell_time(&mut self, id: u16, millis: u64) {
+        let process = self.find(NodeId(id)).unwrap();
+        self.input(process, Input::WallClock(millis));
+    }
+
     fn input(&mut self, process: usize, input: Input<'_>) {
         let mut effects = Vec::new();
         let Some(Process::Management(node)) = self.processes.get_mut(&process) else { return };

@@ -19,12 +19,12 @@ use twofold_proto::{
 /// A process that would fail again in the same way (`twofold_runtime::EXIT_DO_NOT_RESTART`).
 const WRONG_SETTING: i32 = 78;
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[track_caller]
-fn refused(output: &Output, code: i32, words: &[&str]) {
+pub fn refused(output: &Output, code: i32, words: &[&str]) {
     let said = text(output);
     assert_eq!(output.status.code(), Some(code), "{said}");
     for word in words {

@@ -3,3 +3,4 @@
 mod bad_input;
 mod failover;
 mod metrics;
+mod told;

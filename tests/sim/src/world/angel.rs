@@ -25,7 +25,7 @@ pub struct Angel {
 impl Angel {
     /// Tells `management` that `gone` has ended.
     pub fn new(cluster: &str, incarnation: Incarnation, gone: Life, management: Vec<Endpoint>) -> Angel {
-        let own = Endpoint::new(gone.node, WorkerId(WorkerId::NODE.0 - 1));
+        let own = Endpoint::new(gone.node, WorkerId::ASIDE);
         Angel {
             links: Links::new(own, incarnation, cluster),
             gone,
