@@ -96,6 +96,10 @@ impl Faults {
                 75..90 => self.slow(world),
                 _ => self.kill_data(world),
             },
+            Profile::Slow => match choice {
+                0..90 => self.slow(world),
+                _ => self.cut(world),
+            },
             Profile::Management => match choice {
                 0..35 => self.kill_management(world),
                 35..50 => self.pause_other(world),

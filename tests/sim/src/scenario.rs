@@ -31,6 +31,8 @@ pub enum Profile {
     Pauses,
     /// The network breaks.
     Network,
+    /// The network is slow, here or there.
+    Slow,
     /// Management nodes die, stand still and are cut off, and data nodes die.
     Management,
     /// All of it.
@@ -104,7 +106,7 @@ impl Scenario {
         let mut random = Random::new(seed);
         let profile = match mutation {
             Mutation::IgnoreLease | Mutation::SkipFence => *random.pick(&[Profile::Pauses, Profile::Network]),
-            Mutation::ConfirmBySlotAlone => Profile::Network,
+            Mutation::ConfirmBySlotAlone => Profile::Slow,
             Mutation::NotFoundMeansAborted => *random.pick(&[Profile::Network, Profile::Pauses]),
             _ => *random.pick(&[Profile::Deaths, Profile::Everything, Profile::Pauses]),
         };
@@ -118,8 +120,9 @@ impl Scenario {
         scenario
     }
 
-    /// Few partitions in two groups of one worker a node, so that their write sets have like numbers; and many users at few
-    /// rows, who take locks from each other, so that transactions are aborted as soon as they are prepared.
+    /// Two groups of one worker a node, with so many rows and partitions that the write sets of each are few, and have like
+    /// numbers; many users, who take locks from each other, so that transactions are aborted as soon as they are prepared;
+    /// and a network that is slow here or there, so that acknowledgements come after that.
     fn crowd(&mut self, random: &mut Random) {
         let nodes = 2 * u16::from(self.config.replicas.clamp(2, 3));
         let (management, clients) = (self.config.management_nodes.len(), self.config.api_nodes.len());
@@ -128,10 +131,12 @@ impl Scenario {
             nodes,
             management as u16,
             clients as u16,
-            random.between(48, 64) as u16,
+            random.between(200, 400) as u16,
         );
         self.workers = vec![1; nodes.into()];
-        self.mix = vec![(Mix::Bank(8), 12), (Mix::Lists(8), 12), (Mix::ListsReadCommitted(8), 12)];
+        self.mix = vec![(Mix::Bank(200), 16), (Mix::Lists(100), 16), (Mix::ListsReadCommitted(100), 16)];
+        (self.faults, self.fault_every) = (40, Duration::from_millis(150));
+        self.rest = Duration::from_millis(20);
     }
 
     fn with(seed: u64, profile: Profile, random: &mut Random) -> Scenario {
