@@ -7,9 +7,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 use twofold_proto::{
-    config::{Address, ApiNodeConfig, ClusterConfig, DataNodeConfig, ManagementNodeConfig},
+    config::{Address, ApiNodeConfig, ClusterConfig, DataNodeConfig, ManagementNodeConfig, MemcachedPrefix},
     ids::NodeId,
     limits::{DATA_NODES_MAX, PARTITIONS, REPLICAS_MAX, WORKERS_MAX},
+    schema::NAME_BYTES_MAX,
 };
 
 /// The largest id of a listed node.
@@ -21,7 +22,7 @@ const LOOPBACK: &str = "127.0.0.1";
 /// What `twofold.toml` can say: one key of one section.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setting {
-    /// The section: `cluster`, `mgm`, `data` or `api`.
+    /// The section: `cluster`, `mgm`, `data`, `api` or `memcached`.
     pub section: &'static str,
     /// The key.
     pub key: &'static str,
@@ -64,6 +65,11 @@ settings! {
     "api": "sql_port" = "3306", "port of the MySQL protocol, which is not there yet: nothing listens on it";
     "api": "metrics_port" = "9464", "port of the Prometheus metrics";
     "api": "threads" = "0", "its threads, to 64; 0: one for each core";
+    "memcached": "prefix" = "", "memcached keys that begin with this, 1 to 100 printable characters, live in another table";
+    "memcached": "table" = "", "that table; it is looked for when such a key is used";
+    "memcached": "key" = "", "its primary key, one column: takes what follows the prefix";
+    "memcached": "value" = "", "the column of the value; or several with | between them, as between their values";
+    "memcached": "flags" = "\"\"", "the column of the flags; none: they have to be 0";
 }
 
 /// A line of text for each setting, grouped by section.
@@ -194,6 +200,17 @@ pub fn write(config: &ClusterConfig) -> String {
         ];
         section("[[api]]", &settings);
     }
+    for mapping in &config.memcached {
+        let quoted = |text: &str| format!("{text:?}");
+        let mut settings = vec![
+            ("prefix", quoted(&mapping.prefix)),
+            ("table", quoted(&mapping.table)),
+            ("key", quoted(&mapping.key)),
+            ("value", quoted(&mapping.values.join("|"))),
+        ];
+        settings.extend(mapping.flags.as_deref().map(|flags| ("flags", quoted(flags))));
+        section("[[memcached]]", &settings);
+    }
     text
 }
 
@@ -243,14 +260,14 @@ impl<'a> Reader<'a> {
     }
 
     fn config(&mut self, root: &'a DeTable<'a>) -> Option<ClusterConfig> {
-        const KINDS: [&str; 4] = ["cluster", "mgm", "data", "api"];
+        const KINDS: [&str; 5] = ["cluster", "mgm", "data", "api", "memcached"];
         for (name, _) in root {
             if !KINDS.contains(&&**name.get_ref()) {
                 let line = self.line_at(name.span().start);
                 let wanted = suggestion(
                     name.get_ref(),
                     KINDS.into_iter(),
-                    "the sections are [cluster], [[mgm]], [[data]], [[api]]",
+                    "the sections are [cluster], [[mgm]], [[data]], [[api]], [[memcached]]",
                 );
                 self.fault(line, format!("unknown section `{}`; {wanted}", name.get_ref()));
             }
@@ -258,6 +275,7 @@ impl<'a> Reader<'a> {
         let cluster = self.cluster_section(root);
         let (mgm, data, api) =
             (self.sections(root, "mgm"), self.sections(root, "data"), self.sections(root, "api"));
+        let prefixes = self.sections(root, "memcached");
         let mut lines = Lines {
             mgm: mgm.first().map_or(1, |section| section.line),
             data: data.first().map_or(1, |section| section.line),
@@ -291,6 +309,7 @@ impl<'a> Reader<'a> {
             management_nodes,
             data_nodes,
             api_nodes,
+            memcached: self.prefixes(&prefixes),
         };
         if self.problems.is_empty() {
             self.relations(&config, &lines);
@@ -519,6 +538,55 @@ impl<'a> Reader<'a> {
             .collect();
         nodes.sort_by_key(|node| node.id);
         nodes
+    }
+
+    fn prefixes(&mut self, sections: &[Section<'a>]) -> Vec<MemcachedPrefix> {
+        let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+        let mut prefixes = Vec::new();
+        for section in sections {
+            let (prefix, line) = self.string(section, "prefix", None).unwrap_or_default();
+            if line > 0 && !(1..=100).contains(&prefix.len()) || !prefix.bytes().all(|b| b.is_ascii_graphic())
+            {
+                let wanted = "it has to be 1 to 100 printable ASCII characters, without spaces";
+                self.fault(line, format!("`prefix` is {prefix:?}; {wanted}"));
+            } else if let Some(other) = taken.insert(prefix.clone(), line).filter(|_| line > 0) {
+                self.fault(line, format!("`prefix` is {prefix:?}, as at line {other}; each has its own"));
+            }
+            let (table, key) = (self.name(section, "table"), self.name(section, "key"));
+            let flags = section.table.is_some_and(|table| table.contains_key("flags"));
+            let flags = flags.then(|| self.name(section, "flags"));
+            let (values, line) = self.string(section, "value", None).unwrap_or_default();
+            let values: Vec<String> = values.split('|').map(str::to_owned).collect();
+            let mut seen = vec![&key];
+            seen.extend(&flags);
+            for value in values.iter().filter(|_| line > 0) {
+                if value.is_empty() || value.len() > NAME_BYTES_MAX {
+                    let wanted =
+                        "it has to be the names of columns, with | between them, as in \"name|city\"";
+                    self.fault(line, format!("`value` is {:?}; {wanted}", values.join("|")));
+                    break;
+                }
+                if seen.contains(&value) {
+                    self.fault(
+                        line,
+                        format!("`value` has column `{value}`, which is there already; name it once"),
+                    );
+                    break;
+                }
+                seen.push(value);
+            }
+            prefixes.push(MemcachedPrefix { prefix, table, key, values, flags });
+        }
+        prefixes
+    }
+
+    /// The name of a table or a column.
+    fn name(&mut self, section: &Section<'a>, key: &str) -> String {
+        let (name, line) = self.string(section, key, None).unwrap_or_default();
+        if line > 0 && !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+            self.fault(line, format!("`{key}` is {name:?}; a name has 1 to {NAME_BYTES_MAX} bytes"));
+        }
+        name
     }
 
     /// What must hold between settings.

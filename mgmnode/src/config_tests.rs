@@ -40,6 +40,7 @@ fn the_example_is_complete_with_defaults() {
             web_port: 1188,
         }],
         data_nodes: vec![data(11, 2202), data(12, 2203)],
+        memcached: vec![],
         api_nodes: vec![ApiNodeConfig {
             id: NodeId(21),
             host: "127.0.0.1".into(),
@@ -136,7 +137,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
             "3: unknown key `foo` in [cluster]; [cluster] knows name, replicas, data_memory, heartbeat_ms, lease_ms, \
              failure_ms, epoch_ms, lock_wait_timeout_ms, idle_transaction_ms",
             "4: unknown section `cluser`; did you mean `cluster`?",
-            "5: unknown section `other`; the sections are [cluster], [[mgm]], [[data]], [[api]]",
+            "5: unknown section `other`; the sections are [cluster], [[mgm]], [[data]], [[api]], [[memcached]]",
             "12: unknown key `prt` in [[data]]; did you mean `port`?",
         ],
     );
@@ -245,6 +246,72 @@ fn ids_and_addresses_are_unique() {
 }
 
 #[test]
+fn prefixes_of_memcacheds_keys_name_tables_and_columns() {
+    let text = format!(
+        "{TWO}[[memcached]]\nprefix = \"user:\"\ntable = \"users\"\nkey = \"id\"\nvalue = \"name|city\"\n\
+         [[memcached]]\nprefix = \"s\\\"\"\ntable = \"sessions\"\nkey = \"key\"\nvalue = \"data\"\nflags = \"f\"\n"
+    );
+    let config = read("t.toml", &text).unwrap();
+    let prefix =
+        |prefix: &str, table: &str, key: &str, values: &[&str], flags: Option<&str>| MemcachedPrefix {
+            prefix: prefix.into(),
+            table: table.into(),
+            key: key.into(),
+            values: values.iter().map(|&value| value.into()).collect(),
+            flags: flags.map(String::from),
+        };
+    let expected = [
+        prefix("user:", "users", "id", &["name", "city"], None),
+        prefix("s\"", "sessions", "key", &["data"], Some("f")),
+    ];
+    assert_eq!(config.memcached, expected);
+    assert_eq!(read("t.toml", &write(&config)), Ok(config));
+}
+
+#[test]
+fn prefixes_that_make_no_sense_are_refused() {
+    let section = |prefix: &str, rest: &str| {
+        format!("[[memcached]]\nprefix = \"{prefix}\"\ntable = \"t\"\nkey = \"k\"\n{rest}")
+    };
+    check(
+        &format!(
+            "{TWO}{}{}",
+            section("a:", "value = \"v\"\n"),
+            section("a:", "value = \"k\"\nflags = \"\"\n")
+        ),
+        &[
+            "13: `prefix` is \"a:\", as at line 8; each has its own",
+            "16: `value` has column `k`, which is there already; name it once",
+            "17: `flags` is \"\"; a name has 1 to 255 bytes",
+        ],
+    );
+    check(
+        &format!(
+            "{TWO}{}{}",
+            section("", "value = \"v|\"\n"),
+            section("a b", "value = \"v|f\"\nflags = \"f\"\nfoo = 1\n")
+        ),
+        &[
+            "8: `prefix` is \"\"; it has to be 1 to 100 printable ASCII characters, without spaces",
+            "11: `value` is \"v|\"; it has to be the names of columns, with | between them, as in \"name|city\"",
+            "13: `prefix` is \"a b\"; it has to be 1 to 100 printable ASCII characters, without spaces",
+            "16: `value` has column `f`, which is there already; name it once",
+            "18: unknown key `foo` in [[memcached]]; [[memcached]] knows prefix, table, key, value, flags",
+        ],
+    );
+    check(
+        &format!("{TWO}[[memcached]]\n[memcache]\n"),
+        &[
+            "7: [[memcached]] lacks `key`",
+            "7: [[memcached]] lacks `prefix`",
+            "7: [[memcached]] lacks `table`",
+            "7: [[memcached]] lacks `value`",
+            "8: unknown section `memcache`; did you mean `memcached`?",
+        ],
+    );
+}
+
+#[test]
 fn what_is_no_toml_is_refused_with_its_line() {
     check(
         "[cluster]\nname = local\n",
@@ -261,8 +328,8 @@ fn what_is_no_toml_is_refused_with_its_line() {
 #[test]
 fn each_setting_has_a_line_of_explanation() {
     let text = explain();
-    assert_eq!(text.lines().count(), SETTINGS.len() + 4 + 3);
-    for section in ["[cluster]", "[[mgm]]", "[[data]]", "[[api]]"] {
+    assert_eq!(text.lines().count(), SETTINGS.len() + 5 + 4);
+    for section in ["[cluster]", "[[mgm]]", "[[data]]", "[[api]]", "[[memcached]]"] {
         assert!(text.lines().any(|line| line == section), "{section}");
     }
     assert!(text.contains("\nlease_ms              250           how long an acknowledged heartbeat"));

@@ -109,6 +109,21 @@ pub struct ApiNodeConfig {
     pub threads: u16,
 }
 
+/// Where items live whose keys have a prefix, instead of in the table `memcached`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemcachedPrefix {
+    /// What the keys begin with; the rest is the value of the key's column.
+    pub prefix: String,
+    /// The table.
+    pub table: String,
+    /// The column of the key, alone the table's primary key.
+    pub key: String,
+    /// The columns of the value: one at least; between the values of several stands `|`.
+    pub values: Vec<String>,
+    /// The column of the flags.
+    pub flags: Option<String>,
+}
+
 /// The config of a cluster. Complete: defaults have been filled in.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterConfig {
@@ -138,6 +153,8 @@ pub struct ClusterConfig {
     pub data_nodes: Vec<DataNodeConfig>,
     /// The API nodes, by ascending id.
     pub api_nodes: Vec<ApiNodeConfig>,
+    /// Tables of memcached's items beside `memcached`, in the order of the file.
+    pub memcached: Vec<MemcachedPrefix>,
 }
 
 impl ClusterConfig {

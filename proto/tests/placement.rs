@@ -27,6 +27,7 @@ fn config(nodes: u16, replicas: u8) -> ClusterConfig {
         data_nodes: (1..=nodes)
             .map(|id| DataNodeConfig { id: NodeId(id), address: address(id), workers: 0 })
             .collect(),
+        memcached: vec![],
         api_nodes: vec![],
     }
 }

@@ -92,6 +92,7 @@ mod tests {
             idle_transaction_ms: 1000,
             management_nodes: Vec::new(),
             data_nodes: Vec::new(),
+            memcached: vec![],
             api_nodes: Vec::new(),
         }
     }

@@ -67,7 +67,10 @@ impl Owner<Client> for ClientOwner {
                     waiting.unwrap_or_else(|| panic!("request {token} is answered twice, or was not made"));
                 waiting.send(answer);
             }
-            Effect::Config(config) => fill_directory(&self.directory, &config),
+            Effect::Config(config) => {
+                fill_directory(&self.directory, &config);
+                self.tables.map_keys(&config.memcached);
+            }
             Effect::Catalog(catalog) => match Tables::new(&catalog, self.partitions) {
                 Ok(tables) => self.tables.publish(tables),
                 Err(error) => tracing::error!("catalog {} cannot be used: {error}", catalog.version),

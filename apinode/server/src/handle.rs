@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use twofold_apinode::request::{self, Answer, Failure, Operations, Options, Request, Results};
 use twofold_proto::{
+    config::MemcachedPrefix,
     error::{Error, ErrorCode},
     message::Catalog,
     schema::Schema,
@@ -84,6 +85,8 @@ pub struct Tables {
     pub version: u64,
     /// How many partitions a table has; 0 before anything is known.
     pub partitions: u16,
+    /// Which of memcached's keys live in which of them, by the config.
+    pub prefixes: Vec<MemcachedPrefix>,
     by_name: BTreeMap<String, Arc<Schema>>,
 }
 
@@ -99,7 +102,7 @@ impl Tables {
                 Schema::new(table.clone()).map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.0))?;
             by_name.insert(table.name.clone(), Arc::new(schema));
         }
-        Ok(Tables { version: catalog.version, partitions, by_name })
+        Ok(Tables { version: catalog.version, partitions, prefixes: Vec::new(), by_name })
     }
 
     /// Whether this is more than nothing.
@@ -141,14 +144,25 @@ impl SharedTables {
         SharedTables::default()
     }
 
-    /// Publishes these unless newer ones are known.
+    /// Publishes these unless newer ones are known. Where memcached's keys live stays.
     pub fn publish(&self, tables: Tables) {
         self.0.send_if_modified(|known| {
             let newer = !known.is_known() || tables.version > known.version;
             if newer {
-                *known = Arc::new(tables);
+                *known = Arc::new(Tables { prefixes: known.prefixes.clone(), ..tables });
             }
             newer
+        });
+    }
+
+    /// Publishes which of memcached's keys live in which tables.
+    pub fn map_keys(&self, prefixes: &[MemcachedPrefix]) {
+        self.0.send_if_modified(|known| {
+            let changed = known.prefixes != prefixes;
+            if changed {
+                *known = Arc::new(Tables { prefixes: prefixes.to_vec(), ..Tables::clone(known) });
+            }
+            changed
         });
     }
 

@@ -169,6 +169,7 @@ async fn start(
     metrics.ask(move |tell| items.figures(tell));
     let (directory, tables) = (Directory::new(), SharedTables::new());
     cluster::fill_directory(&directory, config);
+    tables.map_keys(&config.memcached);
     let (report, reports) = mpsc::unbounded_channel();
     let mut mailboxes = Vec::new();
     for place in 0..threads {

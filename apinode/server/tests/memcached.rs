@@ -8,12 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Fake;
-use twofold_apinode::{
-    memcached::{Connection, Step, item::Items},
-    request::{Answer, Options, Request},
-};
-use twofold_apinode_server::{handle::Handle, memcached::Server};
+use common::{Fake, conversation::Conversation};
+use twofold_apinode_server::memcached::Server;
 use twofold_proto::error::{Error, ErrorCode};
 
 /// What is said on a new connection to an empty cache, and what is heard. `V` stands for the version.
@@ -103,8 +99,63 @@ const TABLE: &[(&str, &str)] = &[
         "verbosity 1\r\nverbosity\r\nverbosity x\r\nversion\r\n",
         "OK\r\nERROR\r\nCLIENT_ERROR bad command line format\r\nVERSION V\r\n",
     ),
-    ("stats reset\r\nstats items\r\nstats foo\r\n", "RESET\r\nEND\r\nERROR\r\n"),
+    ("stats reset\r\nstats foo\r\n", "RESET\r\nERROR\r\n"),
     ("\r\n\n \r\na\r\nfoo bar\r\nGET a\r\n", "ERROR\r\nERROR\r\nERROR\r\nERROR\r\nERROR\r\nERROR\r\n"),
+    ("mn\r\nmg a v\r\nmg a v k Oxy q\r\nmg a Oxy k\r\nmn\r\n", "MN\r\nEN\r\nEN Oxy ka\r\nMN\r\n"),
+    (
+        "ms a 3 F5 T0 k Oxy\r\nabc\r\nmg a k v s f t Oxy\r\nmg a\r\nget a\r\n",
+        "HD ka Oxy\r\nVA 3 ka s3 f5 t-1 Oxy\r\nabc\r\nHD\r\nVALUE a 5 3\r\nabc\r\nEND\r\n",
+    ),
+    (
+        "ms YWI= 1 b k\r\nx\r\nmg YWI= k b v\r\nget ab\r\nmd YWI= b k\r\nmg YWI= b k\r\nmg YWI b\r\n",
+        "HD kYWI= b\r\nVA 1 kYWI= b\r\nx\r\nVALUE ab 0 1\r\nx\r\nEND\r\nHD kYWI= b\r\nEN kYWI= b\r\n\
+         CLIENT_ERROR error decoding key\r\n",
+    ),
+    (
+        "ms a 1 MA\r\nx\r\nms a 1 MR\r\nx\r\nms a 1 ME\r\nm\r\nms a 1 ME\r\nx\r\nms a 1 MA\r\nn\r\nms a 1 MP F7\r\nl\r\nmg a v f\r\n",
+        "NS\r\nNS\r\nHD\r\nNS\r\nHD\r\nHD\r\nVA 3 f0\r\nlmn\r\n",
+    ),
+    (
+        "ms a 1 C5\r\nx\r\nms a 1 q\r\nx\r\nms a 1 C0 k\r\ny\r\nmd a C0\r\nmg a v C0\r\nmd a q\r\nmd a q k\r\n",
+        "NF\r\nEX ka\r\nEX\r\nVA 1\r\nx\r\nNF ka\r\n",
+    ),
+    (
+        "ms a 4\r\nbadvalue\r\nms a 3 q\r\nabcd\r\nms a 3 y\r\nabc\r\nms a x\r\nms a 1 MX\r\nx\r\nmg a\r\n",
+        "CLIENT_ERROR bad data chunk\r\nERROR\r\nCLIENT_ERROR bad data chunk\r\nERROR\r\nCLIENT_ERROR invalid flag\r\n\
+         CLIENT_ERROR bad command line format\r\nCLIENT_ERROR invalid mode for ms M token\r\nEN\r\n",
+    ),
+    (
+        "ma a\r\nma a q k\r\nma a N0 J18446744073709551615 v t\r\nma a v\r\nma a MD D5 v\r\nma a D7 q\r\nma a M+ T100 t\r\n",
+        "NF\r\nNF ka\r\nVA 20 t-1\r\n18446744073709551615\r\nVA 1\r\n0\r\nVA 1\r\n0\r\nHD t100\r\n",
+    ),
+    (
+        "ms a 1\r\nx\r\nma a\r\nma a q\r\nms a 0\r\n\r\nma a\r\n",
+        "HD\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n\
+         CLIENT_ERROR cannot increment or decrement non-numeric value\r\nHD\r\n\
+         CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
+    ),
+    (
+        "mg a N100 v t\r\nmg a N100 v t\r\nms a 1 T0\r\nx\r\nmg a N100 v t\r\n",
+        "VA 0 t100 W\r\n\r\nVA 0 t100 Z\r\n\r\nHD\r\nVA 1 t-1\r\nx\r\n",
+    ),
+    (
+        "ms a 1 T100\r\nx\r\nmg a R50\r\nmg a R200\r\nmg a R200\r\nmg a T300 t R200\r\nms a 1 T100\r\nx\r\nmg a t T300 t\r\n",
+        "HD\r\nHD\r\nHD W\r\nHD Z\r\nHD t300 Z\r\nHD\r\nCLIENT_ERROR duplicate flag\r\n",
+    ),
+    (
+        "ms a 1 T100\r\nx\r\nmd a I T200\r\nmg a v t\r\nmg a v\r\nmd a I q\r\nmg a\r\nms a 1\r\ny\r\nmg a v t\r\nmd b I\r\n",
+        "HD\r\nHD\r\nVA 1 t200 X W\r\nx\r\nVA 1 Z X\r\nx\r\nHD X W\r\nHD\r\nVA 1 t-1\r\ny\r\nNF\r\n",
+    ),
+    ("ms a 1\r\nx\r\nmg a T-1 v\r\nmg a v\r\nmg a T5\r\n", "HD\r\nVA 1\r\nx\r\nEN\r\nEN\r\n"),
+    (
+        "me a\r\nme\r\nmg\r\nms\r\nmx a\r\n",
+        "EN\r\nCLIENT_ERROR bad command line format\r\nERROR\r\nERROR\r\nERROR\r\n",
+    ),
+    (
+        "shutdown\r\nwatch\r\nlru_crawler crawl 1\r\nslabs reassign 1 2\r\ncache_memlimit 1\r\nlru x\r\nextstore x y\r\n",
+        "ERROR: shutdown not enabled\r\nCLIENT_ERROR watch commands not allowed\r\nCLIENT_ERROR lru crawler disabled\r\n\
+         CLIENT_ERROR slab reassignment disabled\r\nMEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\nERROR\r\nERROR\r\n",
+    ),
     ("quit\r\nget a\r\n", ""),
     ("get a\r\nGET / HTTP/1.1\r\nget a\r\n", "END\r\n"),
     // What was said before half a request is answered.
@@ -118,44 +169,8 @@ fn version() -> String {
 
 /// The conversation without sockets: the input in these pieces.
 fn converse(pieces: &[&[u8]]) -> String {
-    let mut fake = Fake::new();
-    let mut connection = Connection::new();
-    let mut heard = Vec::new();
-    for piece in pieces {
-        connection.input().extend_from_slice(piece);
-        loop {
-            let items =
-                fake.tables().newest().table("memcached").and_then(|schema| Items::new(schema.clone()));
-            let step = connection.step(Handle::now(), items.as_ref());
-            heard.extend_from_slice(connection.output());
-            connection.sent(connection.output().len());
-            match step {
-                Step::Read => break,
-                Step::Close => return String::from_utf8(heard).unwrap(),
-                Step::Execute(operations) => {
-                    let options = Options::default();
-                    let Answer::Operations(results) =
-                        fake.answer(Request::Independent { operations, options })
-                    else {
-                        panic!("no results");
-                    };
-                    connection.executed(&results);
-                }
-                Step::FlushAll { at } => {
-                    if at <= Handle::now() {
-                        fake.answer(Request::DropTable("memcached".into()));
-                        fake.answer(Request::CreateTable(twofold_apinode::memcached::item::table()));
-                    }
-                    connection.said(Ok("OK"));
-                }
-                Step::Stats { kind } => match &kind[..] {
-                    b"items" => connection.said(Ok("END")),
-                    b"reset" => connection.said(Ok("RESET")),
-                    _ => connection.said(Ok("ERROR")),
-                },
-            }
-        }
-    }
+    let mut conversation = Conversation::new(vec![]);
+    let heard = pieces.iter().flat_map(|piece| conversation.say(piece)).collect();
     String::from_utf8(heard).unwrap()
 }
 
@@ -218,8 +233,8 @@ fn conversations_over_sockets() {
     }
 }
 
-/// The table against the real one, memcached 1.6.18:
-/// `memcached -p 11299 & TWOFOLD_MEMCACHED=127.0.0.1:11299 cargo test --features real-memcached`.
+/// The table against the real one, memcached 1.6.18, without what is not here either:
+/// `memcached -p 11299 -W -X -o no_lru_crawler,no_slab_reassign & TWOFOLD_MEMCACHED=127.0.0.1:11299 cargo test --features real-memcached`.
 #[cfg(feature = "real-memcached")]
 #[test]
 fn memcached_says_the_same() {
@@ -228,7 +243,7 @@ fn memcached_says_the_same() {
     // It hangs up at once on one that hangs up in the middle of a request, and says nothing more.
     let whole = TABLE.iter().filter(|(said, _)| said.ends_with('\n'));
     for (said, heard) in whole {
-        say(address, b"delete a noreply\r\ndelete b noreply\r\nquit\r\n");
+        say(address, b"delete a noreply\r\ndelete b noreply\r\nmd YWI= b q\r\nquit\r\n");
         let answer = say(address, format!("{said}quit\r\n").as_bytes());
         assert_eq!(answer.replace(&version(), "V").replace("1.6.18", "V"), *heard, "to {said:?}");
     }
@@ -248,6 +263,91 @@ fn a_unique_is_good_for_one_change() {
         say(address, format!("cas a 1 0 1 {touched} noreply\r\nz\r\nget a\r\n").as_bytes()),
         "VALUE a 1 1\r\nz\r\nEND\r\n"
     );
+}
+
+/// What a meta command tells of «cas unique».
+fn told(heard: &str) -> u64 {
+    let unique = heard.split_ascii_whitespace().find_map(|word| word.strip_prefix('c')?.parse().ok());
+    unique.unwrap_or_else(|| panic!("{heard:?} tells none"))
+}
+
+#[test]
+fn a_unique_that_a_meta_command_tells_is_good_for_one_change() {
+    let address = serve(Fake::new());
+    let say = |said: String| say(address, said.as_bytes());
+    let writes = [
+        "ms a 1 c\r\nx\r\n",
+        "ms a 1 c MA\r\ny\r\n",
+        "ms a 1 c MR T100 F5\r\nz\r\n",
+        "mg a c T50\r\n",
+        "mg a c v R100\r\n",
+        "mg b c N5\r\nmg a c\r\n",
+        "md a\r\nma a c N0 J5\r\n",
+        "ma a c v D7\r\n",
+        "mg a c\r\n",
+        "ms a 1 ME\r\nx\r\nmd a\r\nms a 1 ME c\r\n7\r\n",
+    ];
+    for write in writes {
+        let heard = say(write.into());
+        let last = heard.rfind(" c").unwrap();
+        let unique = told(&heard[last..]);
+        assert_ne!(unique, 0, "{write}");
+        assert_eq!(say(format!("ms a 1 C{}\r\n0\r\n", unique + 1)), "EX\r\n", "{write}");
+        assert_eq!(say(format!("cas a 0 0 1 {unique}\r\n1\r\n")), "STORED\r\n", "{write}");
+        assert_eq!(say(format!("md a C{unique}\r\n")), "EX\r\n", "{write}");
+    }
+    let unique = told(&say("mg a c\r\n".into()));
+    assert_eq!(
+        say(format!("mg a v C{unique}\r\nma a v C{unique}\r\nma a C{unique}\r\n")),
+        "HD\r\nVA 1\r\n2\r\nEX\r\n"
+    );
+    let heard = say("gets a\r\nmg a c\r\nme a\r\n".into());
+    let unique = told(&heard);
+    assert!(heard.starts_with(&format!("VALUE a 0 1 {unique}\r\n")), "{heard}");
+    let debug = format!("ME a exp=-1 la=0 cas={unique} fetch=no cls=0 size=2\r\n");
+    assert!(heard.ends_with(&debug), "{heard}");
+    assert_eq!(say(format!("md a C{unique}\r\n")), "HD\r\n");
+}
+
+#[test]
+fn an_item_may_have_a_unique_of_the_clients() {
+    let address = serve(Fake::new());
+    let heard = say(
+        address,
+        b"ms a 1 E7 c\r\nx\r\ngets a\r\nms a 1 C7 E18446744073709551615 c\r\ny\r\nma a E1\r\nmg a c\r\n\
+          ma n N0 E9 c\r\nma n C9 E10 c\r\nmg v N0 E11 c\r\nmd v C11 x E12\r\nmg v c\r\nmd v I E13\r\nmg v c\r\nmg v c\r\n\
+          set a 0 0 1\r\nx\r\nms a 1 C1\r\nx\r\n",
+    );
+    let expected = "HD c7\r\nVALUE a 0 1 7\r\nx\r\nEND\r\nHD c18446744073709551615\r\n\
+        CLIENT_ERROR cannot increment or decrement non-numeric value\r\nHD c18446744073709551615\r\n\
+        HD c9\r\nHD c10\r\nHD c11 W\r\nHD\r\nHD c12\r\nHD\r\nHD c13 X W\r\nHD c13 Z X\r\nSTORED\r\nEX\r\n";
+    assert_eq!(heard, expected);
+}
+
+#[test]
+fn an_older_unique_may_store_what_is_stale() {
+    let address = serve(Fake::new());
+    let heard = say(
+        address,
+        b"ms a 1 E100 T500\r\nx\r\nms a 1 C99\r\ny\r\nms a 1 C101 I\r\ny\r\nms a 1 C99 I T9 F3\r\ny\r\nmg a v t f\r\nmg a v\r\n\
+          ms a 1 C0 I\r\nz\r\n",
+    );
+    let expected = "HD\r\nEX\r\nEX\r\nHD\r\nVA 1 t500 f3 X W\r\ny\r\nVA 1 Z X\r\ny\r\nEX\r\n";
+    assert_eq!(heard, expected);
+}
+
+/// What 1.6.18 has not yet.
+#[test]
+fn newer_flags() {
+    let address = serve(Fake::new());
+    let heard = say(
+        address,
+        b"ms a 1 MA N100 s k\r\nx\r\nms a 2 MP N100 s\r\nyz\r\nmg a v t\r\nmd a x\r\nmg a v\r\nms a 2 s F3\r\nzz\r\n\
+          md a x I\r\nmg a v f\r\nmd b x\r\nma c N0 q\r\nmg c v\r\n",
+    );
+    let expected = "HD s1 ka\r\nHD s3\r\nVA 3 t100\r\nyzx\r\nHD\r\nVA 0\r\n\r\nHD s2\r\nHD\r\nVA 0 f0 X W\r\n\r\nNF\r\n\
+        VA 1\r\n0\r\n";
+    assert_eq!(heard, expected);
 }
 
 #[test]
@@ -350,6 +450,11 @@ fn connections_and_commands_are_counted() {
     ] {
         assert!(heard.contains(&format!("{line}\r\n")), "{line} in {heard}");
     }
+    let none =
+        "STAT active_slabs 0\r\nSTAT total_malloced 0\r\nEND\r\nEND\r\nSTAT sizes_status disabled\r\nEND\r\n";
+    let refused = "CLIENT_ERROR stats cachedump not allowed\r\nCLIENT_ERROR stats detail not allowed\r\n";
+    let said = b"stats slabs\r\nstats items\r\nstats sizes\r\nstats cachedump 1 1\r\nstats detail on\r\n";
+    assert_eq!(say(address, said), format!("{none}{refused}"));
     let fourth = connect(address);
     let mut fifth = connect(address);
     let mut heard = String::new();

@@ -1,15 +1,23 @@
 //! Results of operations → what memcached would have said.
 
-use std::{io::Write, ops::Range};
+use std::{borrow::Cow, ops::Range};
 
 use twofold_proto::{
     error::{Error, ErrorCode},
-    operation::{ResultCode, ResultRef},
+    ids::Version,
+    operation::{ResultCode, ResultRef, ReturnedRow},
+    time::ClusterTime,
     value::ValueRef,
     wire::{Malformed, Reader},
 };
 
-use super::{command::Verb, counters::Counters};
+use super::{
+    command::Verb,
+    counters::Counters,
+    item::{Shape, join},
+    mark::Mark,
+    meta_answer::{Held, MetaEntry},
+};
 use crate::request::Failure;
 
 /// What one answer of a batch is about. Those with an operation take the next result.
@@ -17,6 +25,10 @@ use crate::request::Failure;
 pub(super) enum Entry {
     /// No operation.
     Say(&'static str),
+    /// No operation: why there is none.
+    Refused(Box<str>),
+    /// No operation: why there is none for a key of a get.
+    RefusedKey(Box<str>),
     /// No operation: a get begins.
     BeginGet,
     /// No operation.
@@ -28,6 +40,7 @@ pub(super) enum Entry {
         key: Range<usize>,
         cas: bool,
         touched: bool,
+        shape: Shape,
     },
     /// The touch of an item whose new version is read next.
     TouchFirst,
@@ -49,17 +62,19 @@ pub(super) enum Entry {
     },
     /// What was there before a value that is too large.
     Discard,
+    Meta(MetaEntry),
 }
 
 impl Entry {
     pub(super) fn has_operation(&self) -> bool {
-        !matches!(self, Entry::Say(_) | Entry::TooLarge { .. } | Entry::BeginGet | Entry::EndOfGet)
+        use Entry::*;
+        !matches!(self, Say(_) | Refused(_) | RefusedKey(_) | TooLarge { .. } | BeginGet | EndOfGet)
     }
 }
 
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 
-type Outcome<'a> = Result<&'a [u8], &'a Failure>;
+pub(super) type Outcome<'a> = Result<&'a [u8], &'a Failure>;
 
 /// Writes answers.
 #[derive(Debug, Default)]
@@ -71,6 +86,10 @@ pub(super) struct Answers {
     get: usize,
     /// Why that get fails; its items are then held back.
     failed: Option<String>,
+    /// Answers that are not final yet. What stands behind the first of them is held back.
+    pub held: Vec<Held>,
+    /// Where values of more than one column are put together.
+    joined: Vec<u8>,
 }
 
 impl Answers {
@@ -78,6 +97,28 @@ impl Answers {
     pub(super) fn sent(&mut self, bytes: usize) {
         self.out.drain(..bytes);
         self.get = self.get.saturating_sub(bytes);
+        for held in &mut self.held {
+            held.place = held.place.start - bytes..held.place.end - bytes;
+        }
+    }
+
+    /// What can be sent.
+    pub(super) fn ready(&self) -> &[u8] {
+        &self.out[..self.held.first().map_or(self.out.len(), |held| held.place.start)]
+    }
+
+    /// Puts what stands behind `from` where `place` is, which is before it and before those held from `later` on.
+    /// Returns where it is then.
+    pub(super) fn replace(&mut self, place: Range<usize>, from: usize, later: usize) -> Range<usize> {
+        let text = self.out.split_off(from);
+        let (old, new) = (place.end, place.start + text.len());
+        self.out.splice(place.clone(), text);
+        let moved = |at: usize| if at >= old { at - old + new } else { at };
+        self.get = moved(self.get);
+        for held in &mut self.held[later..] {
+            held.place = moved(held.place.start)..moved(held.place.end);
+        }
+        place.start..new
     }
 
     /// A line.
@@ -97,6 +138,8 @@ impl Answers {
     pub(super) fn plain(&mut self, entry: &Entry) {
         match entry {
             Entry::Say(text) => self.say(text),
+            Entry::Refused(text) => self.say(text),
+            Entry::RefusedKey(text) => self.fail_get(text.to_string()),
             Entry::TooLarge { noreply } => {
                 self.counters.store_too_large += 1;
                 self.say(if *noreply { "" } else { TOO_LARGE });
@@ -116,7 +159,9 @@ impl Answers {
     /// Answers an entry by the result of its operation. `input` is what the keys are in.
     pub(super) fn result(&mut self, entry: &Entry, outcome: Outcome<'_>, input: &[u8]) {
         match entry {
-            Entry::Value { key, cas, touched } => self.value(&input[key.clone()], *cas, *touched, outcome),
+            Entry::Value { key, cas, touched, shape } => {
+                self.value(&input[key.clone()], *cas, *touched, *shape, outcome);
+            }
             Entry::TouchFirst => match parse(outcome) {
                 Ok(result) => self.touched(result.head.code == ResultCode::Ok),
                 Err(text) => self.fail_get(text),
@@ -144,7 +189,7 @@ impl Answers {
         }
     }
 
-    fn touched(&mut self, hit: bool) {
+    pub(super) fn touched(&mut self, hit: bool) {
         self.counters.cmd_touch += 1;
         self.counters.touch_hits += u64::from(hit);
         self.counters.touch_misses += u64::from(!hit);
@@ -155,7 +200,18 @@ impl Answers {
         self.failed.get_or_insert(text);
     }
 
-    fn value(&mut self, key: &[u8], cas: bool, touched: bool, outcome: Outcome<'_>) {
+    /// Counts a key that was asked for.
+    pub(super) fn asked(&mut self, touched: bool, hit: bool) {
+        if touched {
+            self.touched(hit);
+        } else {
+            self.counters.cmd_get += 1;
+        }
+        self.counters.get_hits += u64::from(hit);
+        self.counters.get_misses += u64::from(!hit);
+    }
+
+    fn value(&mut self, key: &[u8], cas: bool, touched: bool, shape: Shape, outcome: Outcome<'_>) {
         let result = match parse(outcome) {
             Ok(result) => result,
             Err(text) => return self.fail_get(text),
@@ -165,18 +221,12 @@ impl Answers {
             ResultCode::NotFound => false,
             code => return self.fail_get(refused(code)),
         };
-        if touched {
-            self.touched(hit);
-        } else {
-            self.counters.cmd_get += 1;
-        }
-        self.counters.get_hits += u64::from(hit);
-        self.counters.get_misses += u64::from(!hit);
+        self.asked(touched, hit);
         if !hit || self.failed.is_some() {
             return;
         }
         let start = self.out.len();
-        if self.append_value(key, cas, &result).is_err() {
+        if self.append_value(key, cas, shape, &result).is_err() {
             self.out.truncate(start);
             self.fail_get(server_error(&Error::new(
                 ErrorCode::Internal,
@@ -185,24 +235,26 @@ impl Answers {
         }
     }
 
-    fn append_value(&mut self, key: &[u8], cas: bool, result: &ResultRef<'_>) -> Result<(), Malformed> {
-        let nonsense = Malformed("item");
-        let mut values = result.before.ok_or(nonsense)?.values();
-        let (Some(ValueRef::UInt(flags)), Some(ValueRef::Binary(value))) =
-            (values.next().transpose()?, values.next().transpose()?)
-        else {
-            return Err(nonsense);
-        };
+    fn append_value(
+        &mut self,
+        key: &[u8],
+        cas: bool,
+        shape: Shape,
+        result: &ResultRef<'_>,
+    ) -> Result<(), Malformed> {
+        let mut joined = std::mem::take(&mut self.joined);
+        let found = Found::read(result, result.before, shape, &mut joined)?;
         self.out.extend_from_slice(b"VALUE ");
         self.out.extend_from_slice(key);
-        write(&mut self.out, format_args!(" {flags} {}", value.len()));
+        number(&mut self.out, b" ", found.flags.into());
+        number(&mut self.out, b" ", found.value.len() as u64);
         if cas {
-            let version = result.head.version.ok_or(nonsense)?;
-            write(&mut self.out, format_args!(" {}", version.token()));
+            number(&mut self.out, b" ", found.unique());
         }
         self.out.extend_from_slice(b"\r\n");
-        self.out.extend_from_slice(&value);
+        self.out.extend_from_slice(&found.value);
         self.out.extend_from_slice(b"\r\n");
+        self.joined = joined;
         Ok(())
     }
 
@@ -239,24 +291,20 @@ impl Answers {
     }
 
     fn counted(&mut self, down: bool, noreply: bool, outcome: Outcome<'_>) {
-        let counters = &mut self.counters;
-        let (hits, misses) = match down {
-            true => (&mut counters.decr_hits, &mut counters.decr_misses),
-            false => (&mut counters.incr_hits, &mut counters.incr_misses),
-        };
-        let number = |result: &ResultRef<'_>| match result.after?.values().next()?.ok()? {
-            ValueRef::Binary(digits) => Some(String::from_utf8_lossy(digits.trim_ascii_end()).into_owned()),
-            _ => None,
+        let number = |result: &ResultRef<'_>| {
+            let mut joined = Vec::new();
+            let digits = join(result.after?.values(), &mut joined).ok()?;
+            Some(String::from_utf8_lossy(digits.trim_ascii_end()).into_owned())
         };
         let text = match parse(outcome) {
             Err(text) => text,
             Ok(result) => match result.head.code {
                 ResultCode::Ok => {
-                    *hits += 1;
+                    *self.counters.counted(down, true) += 1;
                     number(&result).unwrap_or_else(|| refused(ResultCode::Malformed))
                 }
                 ResultCode::NotFound => {
-                    *misses += 1;
+                    *self.counters.counted(down, false) += 1;
                     "NOT_FOUND".into()
                 }
                 ResultCode::NotANumber => {
@@ -266,6 +314,50 @@ impl Answers {
             },
         };
         self.say(if noreply { "" } else { &text });
+    }
+}
+
+/// A row as an item.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found<'a> {
+    pub flags: u32,
+    pub mark: Mark,
+    pub value: Cow<'a, [u8]>,
+    pub version: Version,
+    pub expiry: ClusterTime,
+}
+
+impl<'a> Found<'a> {
+    /// One of a result's rows.
+    // On the way of every get.
+    #[inline(always)]
+    pub(super) fn read(
+        result: &ResultRef<'a>,
+        row: Option<ReturnedRow<'a>>,
+        shape: Shape,
+        joined: &'a mut Vec<u8>,
+    ) -> Result<Found<'a>, Malformed> {
+        let nonsense = Malformed("item");
+        let mut values = row.ok_or(nonsense)?.values();
+        let mut found = Found {
+            version: result.head.version.unwrap_or_default(),
+            expiry: result.head.expiry,
+            ..Found::default()
+        };
+        if shape.flags {
+            let Some(ValueRef::UInt(flags)) = values.next().transpose()? else { return Err(nonsense) };
+            found.flags = flags as u32;
+        }
+        if shape.mark {
+            found.mark = Mark::read(&values.next().ok_or(nonsense)??);
+        }
+        found.value = join(values, joined)?;
+        Ok(found)
+    }
+
+    /// Its «cas unique».
+    pub(super) fn unique(&self) -> u64 {
+        self.mark.unique(self.version)
     }
 }
 
@@ -287,20 +379,22 @@ fn done(outcome: Outcome<'_>, texts: [&str; 2], hits: &mut u64, misses: &mut u64
     }
 }
 
-fn parse(outcome: Outcome<'_>) -> Result<ResultRef<'_>, String> {
+pub(super) fn parse(outcome: Outcome<'_>) -> Result<ResultRef<'_>, String> {
     let bytes = outcome.map_err(|failure| server_error(&failure.error))?;
     ResultRef::parse(&mut Reader::new(bytes, "result")).map_err(|malformed| server_error(&malformed.into()))
 }
 
-fn refused(code: ResultCode) -> String {
+pub(super) fn refused(code: ResultCode) -> String {
     format!("SERVER_ERROR {code}")
 }
 
-fn server_error(error: &Error) -> String {
+pub(super) fn server_error(error: &Error) -> String {
     // An answer is one line.
     format!("SERVER_ERROR {error}").replace(['\r', '\n'], " ")
 }
 
-fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing to memory succeeds");
+/// Writes a decimal number, without what formatting it would cost.
+pub(super) fn number(out: &mut Vec<u8>, before: &[u8], number: u64) {
+    out.extend_from_slice(before);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

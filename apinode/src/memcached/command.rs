@@ -2,9 +2,11 @@
 //!
 //! It takes and refuses what memcached 1.6.18 does, in its words (`proto_text.c`), with these exceptions: numbers
 //! are decimal digits, maybe after a sign, and are refused rather than truncated where they do not fit; a NUL does
-//! not end the line; a `gat` may be as long as a `get`; the meta commands are unknown.
+//! not end the line; a `gat` may be as long as a `get`.
 
 use std::ops::Range;
+
+use super::meta::{self, Meta, MetaVerb};
 
 /// Bytes of a key.
 pub const KEY_MAX: usize = 250;
@@ -18,6 +20,7 @@ pub const LINE_MAX: usize = 1 << 20;
 /// What is said to a line that makes no sense.
 pub const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
 const ERROR: &str = "ERROR";
+const OK: &str = "OK";
 const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
 const BAD_DELTA: &str = "CLIENT_ERROR invalid numeric delta argument";
 const BAD_DELETE: &str = "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]";
@@ -111,6 +114,15 @@ pub enum Command<'a> {
         /// Whether not to answer.
         noreply: bool,
     },
+    /// mg, ms, md, ma, me: a line for [`Meta::parse`], which may yet refuse it.
+    Meta {
+        /// Which of them.
+        verb: MetaVerb,
+        /// What stands behind the name.
+        line: &'a [u8],
+        /// The value; none: over [`VALUE_MAX`], and going to be skipped.
+        value: Option<&'a [u8]>,
+    },
     /// stats, and of what.
     Stats(&'a [u8]),
     /// version.
@@ -139,15 +151,24 @@ impl<'a> Keys<'a> {
 /// A storage command whose line is read but whose value is not, as offsets from the line's start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Pending {
-    verb: Verb,
-    key: Range<usize>,
-    flags: u32,
-    exptime: i64,
-    noreply: bool,
+    command: Storage,
     /// Bytes of the line and its end.
     line: usize,
     /// Bytes of the value.
     value: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Storage {
+    Classic {
+        verb: Verb,
+        key: Range<usize>,
+        flags: u32,
+        exptime: i64,
+        noreply: bool,
+    },
+    /// What stands behind the name.
+    Meta(Range<usize>),
 }
 
 /// What a line, in itself, is.
@@ -207,22 +228,38 @@ impl Parser {
     /// The command whose line is pending, once its value is there.
     fn value<'a>(&mut self, rest: &mut &'a [u8]) -> Option<Command<'a>> {
         let bytes: &'a [u8] = rest;
-        let Pending { verb, key, flags, exptime, noreply, line, value } = self.pending.as_ref()?.clone();
-        let key = &bytes[key];
+        let Pending { command, line, value } = self.pending.as_ref()?.clone();
         if value > VALUE_MAX {
             self.pending = None;
             self.skip = value + 2;
             *rest = &bytes[line..];
-            return Some(Command::TooLarge { verb, key, noreply });
+            return Some(match command {
+                Storage::Classic { verb, key, noreply, .. } => {
+                    Command::TooLarge { verb, key: &bytes[key], noreply }
+                }
+                Storage::Meta(range) => {
+                    Command::Meta { verb: MetaVerb::Set, line: &bytes[range], value: None }
+                }
+            });
         }
         let end = line + value;
-        let mark = bytes.get(end..end + 2)?;
+        let whole = bytes.get(end..end + 2)? == b"\r\n";
         self.pending = None;
         *rest = &bytes[end + 2..];
-        if mark != b"\r\n" {
-            return Some(Command::Say(if noreply { "" } else { BAD_CHUNK }));
-        }
-        Some(Command::Store { verb, key, flags, exptime, value: &bytes[line..end], noreply })
+        let value = &bytes[line..end];
+        Some(match command {
+            Storage::Classic { verb, key, flags, exptime, noreply } if whole => {
+                Command::Store { verb, key: &bytes[key], flags, exptime, value, noreply }
+            }
+            Storage::Classic { noreply, .. } => Command::Say(if noreply { "" } else { BAD_CHUNK }),
+            Storage::Meta(range) => {
+                let line = &bytes[range];
+                match Meta::parse(MetaVerb::Set, line) {
+                    Ok(_) if !whole => Command::Say(BAD_CHUNK),
+                    _ => Command::Meta { verb: MetaVerb::Set, line, value: Some(value) },
+                }
+            }
+        })
     }
 }
 
@@ -269,11 +306,24 @@ fn parse_line(line: &[u8], length: usize) -> Line<'_> {
     let line_start = &line[spaces..];
     let name_end = line_start.iter().position(|&byte| byte == b' ').unwrap_or(line_start.len());
     let (name, arguments) = line_start.split_at(name_end);
+    let meta = |verb| Ok(Command::Meta { verb, line: arguments, value: Some(b"") });
     let command = match name {
         b"get" | b"bget" => get(arguments, false, false),
         b"gets" => get(arguments, true, false),
         b"gat" => get(arguments, false, true),
         b"gats" => get(arguments, true, true),
+        b"mg" => meta(MetaVerb::Get),
+        b"md" => meta(MetaVerb::Delete),
+        b"ma" => meta(MetaVerb::Count),
+        b"me" => meta(MetaVerb::Debug),
+        b"mn" => Ok(Command::Say("MN")),
+        b"ms" => match meta_set(arguments) {
+            Ok(value) => {
+                let command = Storage::Meta(spaces + name_end..line.len());
+                return Line::Value(Pending { command, line: length, value });
+            }
+            Err(text) => Err(text),
+        },
         _ => return parse_short_line(name, line, length),
     };
     Line::Command(command.unwrap_or_else(Command::Say))
@@ -292,6 +342,12 @@ fn get(arguments: &[u8], cas: bool, touch: bool) -> Result<Command<'_>, &'static
         return Err(BAD_FORMAT);
     }
     Ok(Command::Get { keys, cas, touch: exptime })
+}
+
+/// How long the value of an ms is. What is wrong with the rest of its line is told once the value is there.
+fn meta_set(line: &[u8]) -> Result<usize, &'static str> {
+    let (_, words) = meta::split(MetaVerb::Set, line)?;
+    value_length(Keys(words).iter().next().unwrap_or_default()).ok_or(BAD_FORMAT)
 }
 
 /// A line whose tokens are few.
@@ -322,12 +378,17 @@ fn parse_short_line<'a>(name: &[u8], line: &'a [u8], length: usize) -> Line<'a> 
         b"version" => Ok(Command::Version),
         b"stats" => Ok(Command::Stats(tokens.all[1])),
         b"quit" => Ok(Command::Close("")),
+        b"cache_memlimit" => memory_limit(&tokens, noreply),
+        b"shutdown" => Err("ERROR: shutdown not enabled"),
+        b"watch" => refuse(noreply, "CLIENT_ERROR watch commands not allowed"),
+        b"lru_crawler" => lru_crawler(&tokens),
+        b"slabs" => slabs(&tokens, noreply),
         _ => Ok(unknown(name, line)),
     };
     Line::Command(command.unwrap_or_else(Command::Say))
 }
 
-/// The error, or silence.
+/// What is said, or silence.
 fn refuse<T>(noreply: bool, text: &'static str) -> Result<T, &'static str> {
     Err(if noreply { "" } else { text })
 }
@@ -353,15 +414,20 @@ fn store(
     let numbers = || {
         let flags = u32::try_from(unsigned(tokens.all[2])?).ok()?;
         let exptime = signed(tokens.all[3])?;
-        let value = usize::try_from(signed(tokens.all[4])?).ok()?;
-        // memcached reads the length and the line's end into one int.
+        let value = value_length(tokens.all[4])?;
         let verb = if cas { Verb::Cas(unsigned(tokens.all[5])?) } else { verb };
-        (value <= i32::MAX as usize - 2).then_some((flags, exptime, value, verb))
+        Some((flags, exptime, value, verb))
     };
     let Some((flags, exptime, value, verb)) = numbers() else { return refuse(noreply, BAD_FORMAT) };
     // The key is a part of the line.
     let start = key.as_ptr() as usize - line.as_ptr() as usize;
-    Ok(Pending { verb, key: start..start + key.len(), flags, exptime, noreply, line: length, value })
+    let key = start..start + key.len();
+    Ok(Pending { command: Storage::Classic { verb, key, flags, exptime, noreply }, line: length, value })
+}
+
+fn value_length(token: &[u8]) -> Option<usize> {
+    // memcached reads the length and the line's end into one int.
+    usize::try_from(signed(token)?).ok().filter(|&length| length <= i32::MAX as usize - 2)
 }
 
 fn count<'a>(tokens: &Tokens<'a>, down: bool, noreply: bool) -> Result<Command<'a>, &'static str> {
@@ -416,8 +482,50 @@ fn verbosity<'a>(tokens: &Tokens<'a>, noreply: bool) -> Result<Command<'a>, &'st
         return Err(ERROR);
     }
     match unsigned(tokens.all[1]).and_then(|level| u32::try_from(level).ok()) {
-        Some(_) => Ok(Command::Say(if noreply { "" } else { "OK" })),
+        Some(_) => refuse(noreply, OK),
         None => refuse(noreply, BAD_FORMAT),
+    }
+}
+
+/// How much memory there is says the cluster's config.
+fn memory_limit<'a>(tokens: &Tokens<'a>, noreply: bool) -> Result<Command<'a>, &'static str> {
+    if tokens.count != 2 && tokens.count != 3 {
+        return Err(ERROR);
+    }
+    refuse(
+        noreply,
+        match unsigned(tokens.all[1]) {
+            None => ERROR,
+            Some(0..8) => "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m",
+            Some(1_000_000_001..) => "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes",
+            Some(_) => "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust",
+        },
+    )
+}
+
+/// As memcached without it (`-o no_lru_crawler`) has it: there is nothing to crawl through.
+fn lru_crawler<'a>(tokens: &Tokens<'a>) -> Result<Command<'a>, &'static str> {
+    let number = || unsigned(tokens.all[2]).and_then(|number| u32::try_from(number).ok());
+    Err(match (tokens.all[1], tokens.count) {
+        (b"crawl" | b"metadump", 3) => "CLIENT_ERROR lru crawler disabled",
+        (b"tocrawl" | b"sleep", 3) if number().is_none() => BAD_FORMAT,
+        (b"sleep", 3) if number() > Some(1_000_000) => "CLIENT_ERROR sleep must be one second or less",
+        (b"tocrawl" | b"sleep", 3) | (b"disable", 2) => OK,
+        (b"enable", 2) => "ERROR failed to start lru crawler thread",
+        _ => ERROR,
+    })
+}
+
+/// As memcached has it that cannot move them (`-o no_slab_reassign`): there are none.
+fn slabs<'a>(tokens: &Tokens<'a>, noreply: bool) -> Result<Command<'a>, &'static str> {
+    match (tokens.all[1], tokens.count) {
+        (b"reassign", 4) => Err("CLIENT_ERROR slab reassignment disabled"),
+        (b"automove", 3..) => match unsigned(tokens.all[2]) {
+            Some(0..=2) => refuse(noreply, OK),
+            Some(_) => refuse(noreply, ERROR),
+            None => refuse(noreply, BAD_FORMAT),
+        },
+        _ => Err(ERROR),
     }
 }
 
@@ -431,7 +539,7 @@ fn unknown<'a>(name: &[u8], line: &[u8]) -> Command<'a> {
     Command::Say(ERROR)
 }
 
-fn unsigned(token: &[u8]) -> Option<u64> {
+pub(super) fn unsigned(token: &[u8]) -> Option<u64> {
     let digits = token.strip_prefix(b"+").unwrap_or(token);
     let sum = |sum: u64, byte: &u8| match byte {
         b'0'..=b'9' => sum.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
@@ -440,7 +548,7 @@ fn unsigned(token: &[u8]) -> Option<u64> {
     if digits.is_empty() { None } else { digits.iter().try_fold(0, sum) }
 }
 
-fn signed(token: &[u8]) -> Option<i64> {
+pub(super) fn signed(token: &[u8]) -> Option<i64> {
     match token.strip_prefix(b"-") {
         Some(digits) if digits.first() != Some(&b'+') => 0i64.checked_sub_unsigned(unsigned(digits)?),
         Some(_) => None,

@@ -7,11 +7,12 @@
 use twofold_proto::{error::Error, time::ClusterTime};
 
 use super::{
-    answer::Answers,
+    answer::{Answers, Entry, Outcome},
     batch::{Batch, Taken},
     command::{Command, Parser},
     counters::Counters,
-    item::{Items, expiry},
+    item::{Keyspace, expiry},
+    meta_answer::{Held, Memo, MetaEntry, Then, first_phase},
 };
 use crate::request::{Operations, Results};
 
@@ -66,6 +67,8 @@ pub struct Connection {
     answers: Answers,
     waiting: Waiting,
     closing: bool,
+    /// When the last step was made.
+    now: ClusterTime,
 }
 
 impl Default for Connection {
@@ -85,6 +88,7 @@ impl Connection {
             answers: Answers::default(),
             waiting: Waiting::Nothing,
             closing: false,
+            now: ClusterTime(0),
         }
     }
 
@@ -105,7 +109,7 @@ impl Connection {
 
     /// What is to be sent.
     pub fn output(&self) -> &[u8] {
-        &self.answers.out
+        self.answers.ready()
     }
 
     /// So much of the output was sent.
@@ -121,11 +125,11 @@ impl Connection {
         std::mem::take(&mut self.answers.counters)
     }
 
-    /// What is to be done next. `items` is the table, or why there is none.
+    /// What is to be done next. `items` are the tables, or why there is none.
     ///
     /// # Panics
     /// Panics if what the last step asked for has not been told.
-    pub fn step(&mut self, now: ClusterTime, items: Result<&Items, &Error>) -> Step {
+    pub fn step(&mut self, now: ClusterTime, items: Result<&Keyspace, &Error>) -> Step {
         assert_eq!(self.waiting, Waiting::Nothing, "stepped while something is under way");
         if self.closing {
             return Step::Close;
@@ -138,6 +142,12 @@ impl Connection {
                 return Step::Close;
             }
         };
+        self.now = now;
+        self.resume(items);
+        if self.batch.builder.operations.count > 0 {
+            self.waiting = Waiting::Results;
+            return Step::Execute(std::mem::take(&mut self.batch.builder.operations));
+        }
         loop {
             let Connection { input, read, parser, batch, .. } = self;
             let filled = fill(input, read, parser, batch, now, items);
@@ -148,6 +158,7 @@ impl Connection {
             for entry in self.batch.entries.drain(..) {
                 self.answers.plain(&entry);
             }
+            self.batch.is_over();
             match filled {
                 Filled::NeedsInput => return Step::Read,
                 Filled::HasToRun => {}
@@ -178,15 +189,68 @@ impl Connection {
         assert_eq!(self.waiting, Waiting::Results, "results of nothing");
         self.waiting = Waiting::Nothing;
         let mut outcomes = results.iter();
-        for entry in self.batch.entries.drain(..) {
-            if entry.has_operation() {
-                let outcome = outcomes.next().expect("every operation has a result");
-                self.answers.result(&entry, outcome, &self.input);
-            } else {
-                self.answers.plain(&entry);
+        let mut next = || outcomes.next().expect("every operation has a result");
+        if !self.answers.held.is_empty() {
+            self.executed_held(&mut next);
+        }
+        let mut entries = std::mem::take(&mut self.batch.entries);
+        for entry in &entries {
+            match entry {
+                Entry::Meta(entry) => self.executed_meta(*entry, next()),
+                entry if entry.has_operation() => self.answers.result(entry, next(), &self.input),
+                entry => self.answers.plain(entry),
             }
         }
+        entries.clear();
+        self.batch.entries = entries;
         self.batch.ran(results.bytes());
+    }
+
+    fn executed_meta(&mut self, entry: MetaEntry, outcome: Outcome<'_>) {
+        let (start, memo) = (self.answers.out.len(), Memo::default());
+        let then = self.answers.meta(&entry, &memo, outcome, &self.input, self.now);
+        let place = start..self.answers.out.len();
+        let mut held = Held { entry, memo, place, runs: false };
+        if held.goes_on(then, &self.input) {
+            self.answers.held.push(held);
+        }
+    }
+
+    /// Asks for the next operations of commands that were not answered yet.
+    fn resume(&mut self, items: &Keyspace) {
+        let mut place = 0;
+        while let Some(held) = self.answers.held.get_mut(place) {
+            match self.batch.resume(held, &self.input, self.now, items) {
+                Ok(()) => place += 1,
+                Err(text) => {
+                    let held = self.answers.held.remove(place);
+                    let from = self.answers.out.len();
+                    self.answers.say(&text);
+                    self.answers.replace(held.place, from, place);
+                }
+            }
+        }
+    }
+
+    fn executed_held<'r>(&mut self, next: &mut impl FnMut() -> Outcome<'r>) {
+        let mut place = 0;
+        while place < self.answers.held.len() {
+            if !self.answers.held[place].runs {
+                place += 1;
+                continue;
+            }
+            let mut held = self.answers.held.remove(place);
+            held.runs = false;
+            let from = self.answers.out.len();
+            let then = self.answers.meta(&held.entry, &held.memo, next(), &self.input, self.now);
+            if !matches!(then, Then::Stands) {
+                held.place = self.answers.replace(held.place, from, place);
+            }
+            if held.goes_on(then, &self.input) {
+                self.answers.held.insert(place, held);
+                place += 1;
+            }
+        }
     }
 
     /// What the server has to say to what the last step asked for.
@@ -215,6 +279,18 @@ impl Connection {
     }
 }
 
+impl Held {
+    /// Whether there is more to do.
+    fn goes_on(&mut self, then: Then, input: &[u8]) -> bool {
+        (self.entry.phase, self.memo) = match then {
+            Then::Done | Then::Stands => return false,
+            Then::Next(phase, memo) => (phase, memo),
+            Then::Again => (first_phase(self.entry.verb, &self.entry.meta(input)), Memo::default()),
+        };
+        true
+    }
+}
+
 /// Reads commands into the batch as long as they may run together.
 fn fill<'a>(
     input: &'a [u8],
@@ -222,7 +298,7 @@ fn fill<'a>(
     parser: &mut Parser,
     batch: &mut Batch,
     now: ClusterTime,
-    items: &Items,
+    items: &Keyspace,
 ) -> Filled<'a> {
     loop {
         if !batch.continue_get(input, items) || batch.is_full() {

@@ -16,12 +16,13 @@ const NOW: ClusterTime = ClusterTime(1_000_000);
 
 struct Client {
     connection: Connection,
-    items: Items,
+    items: Keyspace,
 }
 
 impl Client {
     fn new() -> Client {
-        let items = Items::new(Arc::new(Schema::new(item::table()).unwrap())).unwrap();
+        let schema = Arc::new(Schema::new(item::table()).unwrap());
+        let items = Keyspace::new(&[], |_| Ok(&schema)).unwrap();
         Client { connection: Connection::new(), items }
     }
 
@@ -90,8 +91,33 @@ fn values(before: bool, values: &[ValueRef<'_>]) -> Result<Vec<u8>, Failure> {
     Ok(out)
 }
 
+/// An item with its mark, as `gets` asks for it.
+fn marked(flags: u64, value: &str) -> Result<Vec<u8>, Failure> {
+    values(true, &[ValueRef::UInt(flags), ValueRef::Null, ValueRef::from(value.as_bytes())])
+}
+
 fn hit(flags: u64, value: &str) -> Result<Vec<u8>, Failure> {
     values(true, &[ValueRef::UInt(flags), ValueRef::from(value.as_bytes())])
+}
+
+/// An item with a mark and a version, as meta commands ask for it.
+fn seen(number: u64, value: &str, mark: &[u8]) -> Result<Vec<u8>, Failure> {
+    seen_as(ResultCode::Ok, number, value, mark)
+}
+
+fn seen_as(code: ResultCode, number: u64, value: &str, mark: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut out = Vec::new();
+    let version = Some(Version { epoch: Epoch::new(3, 5), number });
+    ResultHead { existed: true, version, before: true, ..ResultHead::new(code) }.encode(&mut out);
+    let mark = if mark.is_empty() { ValueRef::Null } else { ValueRef::from(mark) };
+    let put: Result<(), ()> = ReturnedRow::encode_values(&mut out, |out| {
+        [ValueRef::UInt(0), mark, ValueRef::from(value.as_bytes())]
+            .iter()
+            .for_each(|value| value.encode(out));
+        Ok(())
+    });
+    put.unwrap();
+    Ok(out)
 }
 
 fn failure(code: ErrorCode) -> Result<Vec<u8>, Failure> {
@@ -114,7 +140,7 @@ fn commands_that_are_there_run_together_and_are_answered_in_order() {
         hit(9, "va"),
         code(ResultCode::NotFound),
         code(ResultCode::Ok),
-        hit(9, "va"),
+        marked(9, "va"),
         code(ResultCode::Ok),
     ]);
     // 5 << 20 | 7
@@ -159,11 +185,11 @@ fn gats_reads_again_to_tell_the_new_unique() {
     assert_eq!(client.batch("gats 10 a b\r\n"), [on(Update, "a"), on(Update, "b")]);
     assert_eq!(client.answer(&[code(ResultCode::Ok), code(ResultCode::NotFound)]), "");
     assert_eq!(operations(client.step()), [on(Read, "a"), on(Read, "b")]);
-    let answer = client.answer(&[hit(2, "x"), code(ResultCode::NotFound)]);
+    let answer = client.answer(&[marked(2, "x"), code(ResultCode::NotFound)]);
     assert_eq!(answer, "VALUE a 2 1 5242887\r\nx\r\nEND\r\n");
     assert_eq!(client.batch("gats -1 a\r\ngat 0 b b\r\n"), [on(Update, "a"), on(Update, "b")]);
     assert_eq!(
-        client.answer(&[hit(2, "x"), hit(3, "y")]),
+        client.answer(&[marked(2, "x"), hit(3, "y")]),
         "VALUE a 2 1 5242887\r\nx\r\nEND\r\nVALUE b 3 1\r\ny\r\n"
     );
     assert_eq!(operations(client.step()), [on(Update, "b")]);
@@ -283,4 +309,104 @@ fn input_is_given_back() {
         assert_eq!(client.step(), Step::Read);
     }
     assert_eq!(client.connection.input().capacity(), 0);
+}
+
+const STALE: &[u8] = &[1];
+
+#[test]
+fn who_wins_is_told_once_it_is_certain_and_later_answers_wait() {
+    let mut client = Client::new();
+    assert_eq!(
+        client.batch("get x\r\nmg a v c\r\nmg b v\r\nget y\r\nversion\r\n"),
+        [on(Read, "x"), on(Read, "a"), on(Read, "b"), on(Read, "y")]
+    );
+    let stale = [code(ResultCode::NotFound), seen(1, "va", STALE), seen(2, "vb", STALE), hit(0, "vy")];
+    assert_eq!(client.answer(&stale), "END\r\n");
+    assert_eq!(operations(client.step()), [on(Update, "a"), on(Update, "b")]);
+    // Of a another client was told, so it is read again. b is certain, but comes later.
+    assert_eq!(client.answer(&[code(ResultCode::ConditionFalse), code(ResultCode::Ok)]), "");
+    assert_eq!(operations(client.step()), [on(Read, "a")]);
+    let version = "VERSION 1.6.18-twofold-0.1.0";
+    let later = format!("VA 2 X W\r\nvb\r\nVALUE y 0 2\r\nvy\r\nEND\r\n{version}\r\n");
+    assert_eq!(client.answer(&[seen(9, "other", &[3])]), format!("VA 5 c5242889 Z X\r\nother\r\n{later}"));
+    assert_eq!(client.step(), Step::Read);
+}
+
+#[test]
+fn commands_on_a_key_whose_winner_is_not_certain_wait() {
+    let mut client = Client::new();
+    assert_eq!(client.batch("mg a\r\nmg a\r\nmd a\r\nget b\r\n"), [on(Read, "a"), on(Read, "a")]);
+    assert_eq!(client.answer(&[seen(1, "", STALE), seen(1, "", STALE)]), "");
+    assert_eq!(operations(client.step()), [on(Update, "a")]);
+    assert_eq!(client.answer(&[code(ResultCode::Ok)]), "HD X W\r\n");
+    assert_eq!(operations(client.step()), [on(Update, "a")]);
+    assert_eq!(client.answer(&[code(ResultCode::ConditionFalse)]), "");
+    assert_eq!(operations(client.step()), [on(Read, "a")]);
+    assert_eq!(client.answer(&[seen(2, "", &[3])]), "HD Z X\r\n");
+    assert_eq!(operations(client.step()), [on(Delete, "a"), on(Read, "b")]);
+    // One with R may have to write, so what comes behind it waits at once.
+    let mut client = Client::new();
+    assert_eq!(client.batch("mg a R9\r\nmg a\r\n"), [on(Read, "a")]);
+}
+
+#[test]
+fn what_others_change_meanwhile_is_seen() {
+    let mut client = Client::new();
+    // Between not finding the item and making it someone else makes one, which goes again.
+    assert_eq!(client.batch("ma a N0 J5 v\r\n"), [on(Update, "a")]);
+    for _ in 0..2 {
+        client.answer(&[code(ResultCode::NotFound)]);
+        assert_eq!(operations(client.step()), [on(Insert, "a")]);
+        client.answer(&[code(ResultCode::AlreadyExists)]);
+        assert_eq!(operations(client.step()), [on(Update, "a")]);
+    }
+    assert_eq!(
+        client.answer(&[failure(ErrorCode::Overloaded)]),
+        "SERVER_ERROR TF-3003: out of order; try again more slowly\r\n"
+    );
+    // What was stored is gone, or is another, when its «cas unique» is asked for.
+    for (found, told) in [
+        (seen(7, "x", &[]), "HD c5242887\r\n"),
+        (seen(7, "y", &[]), "HD c0\r\n"),
+        (seen(7, "x", STALE), "HD c0\r\n"),
+        (code(ResultCode::NotFound), "HD c0\r\n"),
+    ] {
+        assert_eq!(client.batch("ms a 1 c\r\nx\r\n"), [on(Write, "a")]);
+        client.answer(&[code(ResultCode::Ok)]);
+        assert_eq!(operations(client.step()), [on(Read, "a")]);
+        assert_eq!(client.answer(&[found]), told);
+    }
+    // An older «cas unique»: the item that is newer is newer still when it is to be replaced.
+    assert_eq!(client.batch("ms a 1 C5242881 I\r\nx\r\n"), [on(Update, "a")]);
+    client.answer(&[seen_as(ResultCode::ConditionFalse, 7, "", &[])]);
+    assert_eq!(operations(client.step()), [on(Update, "a")]);
+    client.answer(&[code(ResultCode::ConditionFalse)]);
+    assert_eq!(operations(client.step()), [on(Update, "a")]);
+    assert_eq!(client.answer(&[seen_as(ResultCode::ConditionFalse, 0, "", &[])]), "EX\r\n");
+}
+
+#[test]
+fn a_command_does_not_go_on_for_ever() {
+    let mut client = Client::new();
+    client.batch("ma a N0\r\n");
+    let mut answer = client.answer(&[code(ResultCode::NotFound)]);
+    for result in [ResultCode::AlreadyExists, ResultCode::NotFound].iter().cycle().take(200) {
+        let Step::Execute(_) = client.step() else { break };
+        answer = client.answer(&[code(*result)]);
+    }
+    assert_eq!(answer, "SERVER_ERROR others change the item all the time; try again\r\n");
+    assert_eq!(client.step(), Step::Read);
+}
+
+#[test]
+fn a_table_without_marks_does_without_what_needs_them() {
+    let mut table = item::table();
+    table.columns.pop();
+    let schema = Arc::new(Schema::new(table).unwrap());
+    let items = Keyspace::new(&[], |_| Ok(&schema)).unwrap();
+    let mut client = Client { connection: Connection::new(), items };
+    assert_eq!(client.batch("mg a v c\r\nmd b I\r\nms c 1 E1 q\r\nx\r\n"), [on(Read, "a")]);
+    let refused = "SERVER_ERROR table `memcached` has no marks, which N and R of mg, I and E need\r\n";
+    let found = values(true, &[ValueRef::UInt(0), ValueRef::from(&b"x"[..])]);
+    assert_eq!(client.answer(&[found]), format!("VA 1 c5242887\r\nx\r\n{refused}{refused}"));
 }

@@ -13,6 +13,8 @@ counters! {
     cmd_flush;
     /// touch, gat and gats
     cmd_touch;
+    /// me
+    cmd_meta;
     /// Keys asked for that were there
     get_hits;
     /// Keys asked for that were not there
@@ -43,4 +45,16 @@ counters! {
     store_too_large;
     /// Values there was no memory for
     store_no_memory;
+}
+
+impl Counters {
+    /// What counts incr or decr of what was there, or was not.
+    pub(super) fn counted(&mut self, down: bool, hit: bool) -> &mut u64 {
+        match (down, hit) {
+            (false, true) => &mut self.incr_hits,
+            (false, false) => &mut self.incr_misses,
+            (true, true) => &mut self.decr_hits,
+            (true, false) => &mut self.decr_misses,
+        }
+    }
 }

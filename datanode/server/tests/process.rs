@@ -194,6 +194,7 @@ fn config([management, data]: &[ReservedPort; 2]) -> ClusterConfig {
             web_port: 1188,
         }],
         data_nodes: vec![DataNodeConfig { id: ID, address: local(data), workers: 2 }],
+        memcached: vec![],
         api_nodes: Vec::new(),
     }
 }

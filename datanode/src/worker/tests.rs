@@ -48,6 +48,7 @@ fn config(replicas: u8) -> Arc<ClusterConfig> {
         idle_transaction_ms: 60_000,
         management_nodes: vec![],
         data_nodes: (1..=u16::from(replicas)).map(data_node).collect(),
+        memcached: vec![],
         api_nodes: vec![],
     })
 }

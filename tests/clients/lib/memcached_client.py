@@ -1,6 +1,7 @@
-"""pymemcache against a cluster: every classic command, as its users call it."""
+"""pymemcache against a cluster: every classic command, as its users call it; meta commands by hand."""
 
 import os
+import socket
 import sys
 import time
 
@@ -176,6 +177,48 @@ def test_oversized_and_malformed():
     error = suite.raises(MemcacheClientError, lambda: c.raw_command(b"get " + b"k" * 251))
     assert "bad command line format" in str(error)
     assert c.get(key) == b"1"
+
+
+def meta(*lines):
+    """What meta commands are answered, up to the answer to an mn behind them."""
+    # pymemcache has no methods for these, and its raw_command loses what comes in more than one piece.
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        connection.sendall(b"\r\n".join([*lines, b"mn", b""]))
+        answer = b""
+        while not answer.endswith(b"MN\r\n"):
+            piece = connection.recv(1 << 16)
+            assert piece, answer
+            answer += piece
+    return answer.split(b"\r\n")[:-2]
+
+
+def test_meta_commands():
+    c = fresh()
+    assert meta(b"mg a v") == [b"EN"]
+    assert meta(b"ms a 3 T100 F5 k Oxy", b"abc") == [b"HD ka Oxy"]
+    assert meta(b"mg a v s f t k q", b"mg b v q") == [b"VA 3 s3 f5 t100 ka", b"abc"]
+    assert c.get("a") == b"abc"
+    assert meta(b"ms AP8= 1 b", b"x", b"mg AP8= b k v", b"md AP8= b q") == [b"HD", b"VA 1 kAP8= b", b"x"]
+    assert meta(b"ms a 1 ME", b"x", b"ms a 1 MA s", b"d", b"mg a v") == [b"NS", b"HD s4", b"VA 4", b"abcd"]
+    assert meta(b"ma n N0 J5 v", b"ma n MD D9 v", b"ma n D7 q", b"mg n v") == [b"VA 1", b"5", b"VA 1", b"0", b"VA 1", b"7"]
+    assert meta(b"md a", b"md a", b"md a q") == [b"HD", b"NF", b"NF"]
+    assert meta(b"mg a y", b"ms a 1 MX", b"x")[0] == b"CLIENT_ERROR invalid flag"
+
+
+def test_meta_uniques_and_winners():
+    c = fresh()
+    unique = meta(b"ms a 1 c", b"x")[0].split(b" c")[1]
+    assert c.gets("a") == (b"x", unique)
+    assert meta(b"mg a v C" + unique, b"ms a 1 c C1", b"y") == [b"HD", b"EX c0"]
+    assert c.cas("a", b"y", unique) is True
+    assert meta(b"ms a 1 E7 C" + c.gets("a")[1], b"z", b"mg a c v") == [b"HD", b"VA 1 c7", b"z"]
+    assert meta(b"md a I T50", b"mg a v c")[1].endswith(b" X W")
+    # The winner's «cas unique» stays good until it stores.
+    assert meta(b"mg a v t") == [b"VA 1 t50 Z X", b"z"]
+    unique = c.gets("a")[1]
+    assert meta(b"ms a 3 C" + unique, b"new", b"mg a v") == [b"HD", b"VA 3", b"new"]
+    won = [meta(b"mg missing N30 v")[0] for _ in range(5)]
+    assert won == [b"VA 0 W"] + [b"VA 0 Z"] * 4
 
 
 def test_many_connections():

@@ -238,6 +238,7 @@ fn config(replicas: u8, nodes: u16, management: u16, clients: u16, partitions: u
             .map(|id| ManagementNodeConfig { id, address: address(), web_port: 1 })
             .collect(),
         data_nodes: ids(11, nodes).map(|id| DataNodeConfig { id, address: address(), workers: 0 }).collect(),
+        memcached: vec![],
         api_nodes: ids(31, clients)
             .map(|id| ApiNodeConfig {
                 id,

@@ -1,5 +1,8 @@
 //! A cluster in memory: it executes what frontends ask as the data nodes would, one request after the other.
 
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+pub mod conversation;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -20,6 +23,7 @@ use twofold_proto::{
     row::RowRef,
     schema::Schema,
     time::ClusterTime,
+    value::Value,
     wire::Reader,
 };
 use twofold_storage::evaluate::{Action, CurrentRow, append_scanned, evaluate, holds};
@@ -83,6 +87,15 @@ impl Fake {
     /// Where it is counted what was answered and not written yet.
     pub fn handed_out(&self) -> HandedOut {
         self.handed_out.clone()
+    }
+
+    /// A table's rows, by key.
+    pub fn rows(&self, table: &str) -> Vec<Vec<Value>> {
+        let id = self.catalog.table(table).unwrap().id;
+        let of_table = self.rows.iter().filter(|((of, _), _)| *of == id);
+        of_table
+            .map(|((_, key), stored)| current(&self.schemas[&id], key, stored).row.values().unwrap())
+            .collect()
     }
 
     /// Starts answering, as a task of this runtime.

@@ -76,6 +76,7 @@ fn config(workers: u16, data_nodes: &[u16]) -> ClusterConfig {
             .iter()
             .map(|&id| DataNodeConfig { id: NodeId(id), address: address.clone(), workers })
             .collect(),
+        memcached: vec![],
         api_nodes: vec![ApiNodeConfig {
             id: NodeId(21),
             host: "127.0.0.1".into(),

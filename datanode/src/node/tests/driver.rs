@@ -34,6 +34,7 @@ pub fn config(nodes: &[u16], replicas: u8) -> Arc<ClusterConfig> {
         idle_transaction_ms: 1000,
         management_nodes: vec![ManagementNodeConfig { id: MANAGER, address: address(1186), web_port: 1188 }],
         data_nodes: nodes.iter().map(data_node).collect(),
+        memcached: vec![],
         api_nodes: Vec::new(),
     })
 }
