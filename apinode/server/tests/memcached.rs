@@ -1,6 +1,8 @@
 //! What memcached's clients say and hear. The answers in the table are those of memcached 1.6.18, but for its version.
 
 mod common;
+#[cfg(feature = "real-memcached")]
+mod real_memcached;
 
 use std::{
     io::{Read, Write},
@@ -233,13 +235,12 @@ fn conversations_over_sockets() {
     }
 }
 
-/// The table against the real one, memcached 1.6.18, without what is not here either:
-/// `memcached -p 11299 -W -X -o no_lru_crawler,no_slab_reassign & TWOFOLD_MEMCACHED=127.0.0.1:11299 cargo test --features real-memcached`.
+/// The table against the real one, memcached 1.6.18: `cargo test --features real-memcached`.
 #[cfg(feature = "real-memcached")]
 #[test]
 fn memcached_says_the_same() {
-    let address =
-        std::env::var("TWOFOLD_MEMCACHED").expect("TWOFOLD_MEMCACHED is host:port").parse().unwrap();
+    let real = real_memcached::RealMemcached::start();
+    let address = real.address();
     // It hangs up at once on one that hangs up in the middle of a request, and says nothing more.
     let whole = TABLE.iter().filter(|(said, _)| said.ends_with('\n'));
     for (said, heard) in whole {
