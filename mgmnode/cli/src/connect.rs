@@ -181,7 +181,11 @@ fn is_no_such_method(answer: &http::Response<Body>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, net::TcpListener, thread};
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
 
     use tonic::codegen::http::header::HeaderValue;
 
@@ -243,9 +247,14 @@ mod tests {
     async fn what_speaks_another_protocol_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(b"ERROR\r\nERROR\r\n").unwrap();
+        // It answers whoever comes, until the tests end: the client may try again.
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                // The client may have gone.
+                let _ = stream
+                    .write_all(b"ERROR\r\nERROR\r\n")
+                    .and_then(|()| stream.read_to_end(&mut Vec::new()));
+            }
         });
         let address = Address { host: "127.0.0.1".into(), port };
         let channel = Channel::open(Peer::Management, &[address], Duration::from_secs(10)).await.unwrap();
@@ -254,6 +263,5 @@ mod tests {
         let text = refused.message();
         assert!(text.starts_with(&format!("no management node answers at 127.0.0.1:{port}: ")), "{text}");
         assert!(text.contains("gRPC") && text.contains("TWOFOLD_MGM"), "{text}");
-        server.join().unwrap();
     }
 }
