@@ -73,6 +73,14 @@ impl Process {
         stat(pid).map(|stat| Process { pid, started: stat.started })
     }
 
+    /// What stands behind an option in its command line.
+    pub fn option(&self, name: &str) -> Option<String> {
+        let line = fs::read_to_string(format!("/proc/{}/cmdline", self.pid)).ok()?;
+        let mut words = line.split('\0');
+        words.find(|word| *word == name)?;
+        words.next().map(Into::into)
+    }
+
     /// What it does.
     pub fn activity(&self) -> Activity {
         match stat(self.pid) {

@@ -92,6 +92,10 @@ pub fn nodes(directory: &Directory, config: &ClusterConfig, shown: Option<&ShowR
         let (process, angel) = processes(directory, &name, kind);
         let said = shown.and_then(|shown| shown.nodes.iter().find(|node| node.id == u32::from(id.0)));
         let state = match process.map(|process| process.activity()) {
+            // What is said may be of its former life, for as long as the management nodes do not know that this has ended.
+            Some(Activity::Runs) if said.is_some_and(|said| is_of_another_life(said, process.as_ref())) => {
+                "starting"
+            }
             Some(Activity::Runs) => said.map_or("unknown", show::state_name),
             Some(Activity::Paused) => "paused",
             Some(Activity::Gone) | None if angel.is_some() => "starting",
@@ -101,6 +105,13 @@ pub fn nodes(directory: &Directory, config: &ClusterConfig, shown: Option<&ShowR
         Node { name, id, kind, state, process, angel, ports }
     };
     status::nodes(config).map(node).collect()
+}
+
+/// Whether a management node speaks of another life of a data node than that which is this process. One that was
+/// forked a moment ago has its angel's command line, in which no life is named.
+fn is_of_another_life(said: &twofold_grpc::management::Node, process: Option<&Process>) -> bool {
+    let own = process.and_then(|process| process.option("--incarnation"));
+    said.incarnation != 0 && own != Some(said.incarnation.to_string())
 }
 
 /// Prints all nodes; says how they are as a whole.

@@ -53,6 +53,29 @@ fn rows_that_were_lost_with_a_group_are_told_for_good() {
     assert!(log.contains("the register was read: view "), "{log}");
 }
 
+/// Until the management nodes know that a life has ended they speak of it as `up`.
+#[test]
+fn a_node_that_is_said_to_be_back_has_the_rows() {
+    let cluster = Cluster::start(&[]);
+    let done = |arguments: &[&str]| {
+        let output = cluster.twofold(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        text(&output)
+    };
+    done(&["table", "create", "fruit", "name:text:30", "price:int32", "--key", "name"]);
+    done(&["set", "fruit", "name=fig", "price=4"]);
+    for node in ["data1", "data2", "data1", "data2"] {
+        cluster.done(&["kill", node, "--host"]);
+        cluster.done(&["restart", node]);
+    }
+    eventually(|| {
+        let output = cluster.twofold(&["get", "fruit", "fig"]);
+        assert!(!text(&output).contains("no such row"), "{}", text(&output));
+        (!output.status.success()).then(|| text(&output))
+    });
+    told(&cluster, 0, &["all serves"]);
+}
+
 #[test]
 fn the_last_that_was_forced_to_stop_is_down_and_waited_for() {
     let cluster = Cluster::start(&[]);
