@@ -85,17 +85,31 @@ impl Builder {
 
     /// Marks an item.
     pub fn mark(&mut self, row: Row<'_>, mark: Mark, expiry: Option<ClusterTime>, only: Conditions) {
+        self.update(row, expiry, only, Told::Nothing, |assignments| {
+            assign_mark(row.items, mark, assignments)
+        });
+    }
+
+    /// Changes an item by these assignments.
+    fn update(
+        &mut self,
+        row: Row<'_>,
+        expiry: Option<ClusterTime>,
+        only: Conditions,
+        told: Told,
+        assign: impl FnOnce(&mut Vec<u8>),
+    ) {
         let conditions = only.filter(row.items);
         let mut assignments = std::mem::take(&mut self.row);
         assignments.clear();
-        assign_mark(row.items, mark, &mut assignments);
+        assign(&mut assignments);
         let body = BodyRef {
             conditions: conditions.filter(),
             expiry,
             assignments: Some(Assignments(&assignments)),
             ..BodyRef::default()
         };
-        self.put(OperationKind::Update, row, body, Told::Nothing);
+        self.put(OperationKind::Update, row, body, told);
         self.row = assignments;
     }
 
@@ -126,19 +140,10 @@ impl Builder {
             (_, false) => Change::Add(ValueRef::UInt(delta)),
             (_, true) => Change::Add(ValueRef::Int(0i64.checked_sub_unsigned(delta).unwrap_or(i64::MIN))),
         };
-        let conditions = only.filter(row.items);
-        let mut assignments = std::mem::take(&mut self.row);
-        assignments.clear();
-        Assignment { column, change }.encode(&mut assignments);
-        assign_mark(row.items, mark, &mut assignments);
-        let body = BodyRef {
-            conditions: conditions.filter(),
-            expiry,
-            assignments: Some(Assignments(&assignments)),
-            ..BodyRef::default()
-        };
-        self.put(OperationKind::Update, row, body, told);
-        self.row = assignments;
+        self.update(row, expiry, only, told, |assignments| {
+            Assignment { column, change }.encode(assignments);
+            assign_mark(row.items, mark, assignments);
+        });
         Ok(())
     }
 

@@ -59,6 +59,12 @@ impl Checkpoints {
     pub(super) fn grew(&mut self, bytes: u64) {
         self.grown += bytes;
     }
+
+    /// The checkpoint of this worker, whose turn it is.
+    fn writing_of(&mut self, worker: WorkerId) -> &mut Writing {
+        let writing = self.writing.as_mut().filter(|writing| writing.worker == worker);
+        writing.expect("it was told to begin")
+    }
 }
 
 impl Disk {
@@ -69,15 +75,13 @@ impl Disk {
 
     pub(super) fn begin_checkpoint(&mut self, worker: WorkerId, bytes: u64) {
         let begin = self.log.end();
-        let writing = self.checkpoints.writing.as_mut().filter(|writing| writing.worker == worker);
-        let writing = writing.expect("it was told to begin");
+        let writing = self.checkpoints.writing_of(worker);
         (writing.begin, writing.bytes) = (Some(begin), bytes);
     }
 
     /// Rows came; they go into parts, and those to disk.
     pub(super) fn checkpoint_rows(&mut self, worker: WorkerId, records: Vec<u8>, effects: &mut Vec<Effect>) {
-        let writing = self.checkpoints.writing.as_mut().filter(|writing| writing.worker == worker);
-        let writing = writing.expect("it was told to begin");
+        let writing = self.checkpoints.writing_of(worker);
         let position = writing.begin.expect("it has begun");
         if writing.part.len() + frame_bytes(records.len()) > self.settings.segment_bytes {
             self.write_part(effects);
@@ -105,8 +109,7 @@ impl Disk {
     }
 
     pub(super) fn end_checkpoint(&mut self, worker: WorkerId, newest: Epoch, effects: &mut Vec<Effect>) {
-        let writing = self.checkpoints.writing.as_mut().filter(|writing| writing.worker == worker);
-        let writing = writing.expect("it was told to begin");
+        let writing = self.checkpoints.writing_of(worker);
         writing.newest = Some(newest);
         if !writing.part.is_empty() {
             self.write_part(effects);

@@ -110,8 +110,8 @@ pub fn nodes(directory: &Directory, config: &ClusterConfig, shown: Option<&ShowR
 /// Whether a management node speaks of another life of a data node than that which is this process. One that was
 /// forked a moment ago has its angel's command line, in which no life is named.
 fn is_of_another_life(said: &twofold_grpc::management::Node, process: Option<&Process>) -> bool {
-    let own = process.and_then(|process| process.option("--incarnation"));
-    said.incarnation != 0 && own != Some(said.incarnation.to_string())
+    let own = || process.and_then(|process| process.option("--incarnation"));
+    said.incarnation != 0 && own() != Some(said.incarnation.to_string())
 }
 
 /// Prints all nodes; says how they are as a whole.
