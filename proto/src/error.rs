@@ -103,7 +103,7 @@ codes! {
     Overloaded = 3003, Temporary, "try again more slowly";
     /// No answer came in time, and the outcome could not be learned in time either.
     OutcomePending = 3004, Unknown, "ask for the status of the transaction";
-    /// No answer came in time; nothing was to be written.
+    /// No answer came in time, and nothing was applied.
     Timeout = 3005, Temporary, "try again";
 
     /// No memory for more rows.

@@ -55,6 +55,9 @@ kinds! {
     MarkOrd = 15;
     /// Client to every worker: it ends; nobody will ask for its outcomes.
     SessionEndOrd = 16;
+    /// Client to the TC, or to the primary of an independent write: u64, the number of a transaction that nobody waits
+    /// for any more. It is undone, unless Prepare was sent; the answer to its request says which.
+    CancelOrd = 17;
 
     /// TC to client: a [`TransactionConf`] and its results.
     TransactionConf = 20;

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::mpsc, task::spawn_local, time};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_local,
+    time,
+};
 use twofold_apinode::{
     client::{Bounds, Client, Effect, Input, Setup},
     memcached::item,
@@ -43,6 +47,7 @@ pub struct ClientOwner {
     mailbox: Mailbox<Message>,
     directory: Directory,
     tables: SharedTables,
+    serving: watch::Sender<bool>,
     partitions: u16,
 }
 
@@ -75,6 +80,7 @@ impl Owner<Client> for ClientOwner {
                 Ok(tables) => self.tables.publish(tables),
                 Err(error) => tracing::error!("catalog {} cannot be used: {error}", catalog.version),
             },
+            Effect::Serves(serves) => drop(self.serving.send_replace(serves)),
             Effect::Ended => self.mailbox.stop(),
             Effect::Replies(replies) => unreachable!("no single operations are submitted: {replies:?}"),
             Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
@@ -118,18 +124,18 @@ pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, Clie
         seed: clock::random_seed(),
         bounds: Bounds::default(),
     });
-    let waiting = Waiting::default();
+    let (waiting, handed_out) = (Waiting::default(), HandedOut::default());
+    client.count_handed_out(Box::new(handed_out.clone()));
+    let (handle, submissions) = Handle::new(tables.clone(), handed_out);
     let owner = ClientOwner {
         waiting: waiting.clone(),
         mailbox: mailbox.clone(),
         directory: directory.clone(),
-        tables: tables.clone(),
+        tables,
+        serving: handle.serving().clone(),
         partitions: config.partitions,
     };
-    let handed_out = HandedOut::default();
-    client.count_handed_out(Box::new(handed_out.clone()));
     let driver = Driver::new(client, owner, mailbox, directory, metrics);
-    let (handle, submissions) = Handle::new(tables, handed_out);
     spawn_local(submit(driver.local(), submissions, waiting));
     (driver, handle)
 }
@@ -137,10 +143,15 @@ pub fn connect(connect: Connect, metrics: DriverMetrics) -> (Driver<Client, Clie
 /// Hands requests to the client.
 async fn submit(client: ThreadClient, mut submissions: mpsc::Receiver<Submission>, waiting: Waiting) {
     let mut token = 0;
-    while let Some(Submission { request, reply }) = submissions.recv().await {
-        token += 1;
-        waiting.borrow_mut().insert(token, reply);
-        client.step(Input::Submit { token, request });
+    while let Some(submission) = submissions.recv().await {
+        match submission {
+            Submission::Request(request, reply) => {
+                token += 1;
+                waiting.borrow_mut().insert(token, reply);
+                client.step(Input::Submit { token, request });
+            }
+            Submission::Abandon(handle) => client.step(Input::Abandon { handle }),
+        }
     }
 }
 

@@ -9,7 +9,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime,
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
+};
 use twofold_apinode::request::{self, Answer, Failure, Operations, Options, Request, Results};
 use twofold_proto::{
     config::MemcachedPrefix,
@@ -53,13 +59,13 @@ impl Drop for Held {
     }
 }
 
-/// A request on its way, and where its answer goes.
+/// What frontends hand to a thread's client.
 #[derive(Debug)]
-pub struct Submission {
-    /// The request.
-    pub request: Request,
-    /// Takes the answer.
-    pub reply: Reply,
+pub enum Submission {
+    /// A request, and what takes its answer.
+    Request(Request, Reply),
+    /// Nobody waits for the transaction of this handle any more.
+    Abandon(u64),
 }
 
 /// Takes the answer to a request.
@@ -186,6 +192,7 @@ pub struct Handle {
     tables: SharedTables,
     transactions: Arc<AtomicU64>,
     handed_out: HandedOut,
+    serving: watch::Sender<bool>,
 }
 
 impl Handle {
@@ -193,7 +200,13 @@ impl Handle {
     /// Results are counted in `handed_out` until they are written.
     pub fn new(tables: SharedTables, handed_out: HandedOut) -> (Handle, mpsc::Receiver<Submission>) {
         let (submissions, receiver) = mpsc::channel(WAITING_MAX);
-        (Handle { submissions, tables, transactions: Arc::default(), handed_out }, receiver)
+        let (transactions, serving) = (Arc::default(), watch::Sender::new(false));
+        (Handle { submissions, tables, transactions, handed_out, serving }, receiver)
+    }
+
+    /// Whether the thread's client reaches all of the cluster; `false` at first.
+    pub fn serving(&self) -> &watch::Sender<bool> {
+        &self.serving
     }
 
     /// The tables.
@@ -202,8 +215,9 @@ impl Handle {
     }
 
     /// A name for an interactive transaction that no other one of this thread's client has.
-    pub fn new_transaction(&self) -> u64 {
-        self.transactions.fetch_add(1, Ordering::Relaxed)
+    pub fn new_transaction(&self) -> Transaction {
+        let handle = self.transactions.fetch_add(1, Ordering::Relaxed);
+        Transaction { handle, submissions: self.submissions.clone(), ended: false }
     }
 
     /// Hands a request over; what is handed over from one task arrives in order. The answer comes through `Pending`.
@@ -211,7 +225,7 @@ impl Handle {
         let (answer, receiver) = oneshot::channel();
         // If the client is gone, so is the sender of the answer.
         let reply = Reply { answer, handed_out: self.handed_out.clone() };
-        let _ = self.submissions.send(Submission { request, reply }).await;
+        let _ = self.submissions.send(Submission::Request(request, reply)).await;
         Pending(receiver)
     }
 
@@ -235,6 +249,42 @@ impl Handle {
     pub fn now() -> ClusterTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         ClusterTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The name of an interactive transaction. To drop it gives the transaction up: it ends at once, unless its commit is under
+/// way.
+#[derive(Debug)]
+pub struct Transaction {
+    handle: u64,
+    submissions: mpsc::Sender<Submission>,
+    ended: bool,
+}
+
+impl Transaction {
+    /// As statements have it.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    /// An answer has said that it is over: there is nothing to give up.
+    pub fn ended(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // Without a client or a runtime the thread is about to end, and the session with it.
+        if let Err(TrySendError::Full(abandon)) = self.submissions.try_send(Submission::Abandon(self.handle))
+            && let Ok(runtime) = runtime::Handle::try_current()
+        {
+            let submissions = self.submissions.clone();
+            runtime.spawn(async move { drop(submissions.send(abandon).await) });
+        }
     }
 }
 

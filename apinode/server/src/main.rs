@@ -36,6 +36,11 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 /// How often a gRPC client is asked whether it is still there, and how long it may take to say so.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a gRPC client may send ahead, in bytes: on a stream that is not read from, and on all of a connection. A connection
+/// with many small frames that are not read is closed for abuse once they take half of the latter, each counted as some
+/// hundred bytes; so that a session which is not read from just has to wait, its stream is full long before.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// Why the process cannot go on.
 #[derive(Debug)]
@@ -239,6 +244,8 @@ async fn serve(
         let calls = TcpIncoming::from(calls).with_nodelay(Some(true));
         // A client whose host is gone must not keep its transactions open.
         let mut server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
         Ok(server.add_routes(services).serve_with_incoming(calls).await?)

@@ -70,9 +70,19 @@ fn by_hand<F: Future<Output = ()>>(body: impl FnOnce(Client, mpsc::Receiver<Subm
 
 async fn next_statement(submissions: &mut mpsc::Receiver<Submission>) -> (Statement, Reply) {
     let next = tokio::time::timeout(Duration::from_secs(30), submissions.recv()).await;
-    let Submission { request, reply } = next.expect("nothing more is asked").unwrap();
-    let Request::Statement(statement) = request else { panic!("{request:?}") };
-    (statement, reply)
+    match next.expect("nothing more is asked").unwrap() {
+        Submission::Request(Request::Statement(statement), reply) => (statement, reply),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The handle of the transaction that is given up next.
+async fn next_abandoned(submissions: &mut mpsc::Receiver<Submission>) -> u64 {
+    let next = tokio::time::timeout(Duration::from_secs(30), submissions.recv()).await;
+    match next.expect("nothing is given up").unwrap() {
+        Submission::Abandon(handle) => handle,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The answer to a statement that leaves its transaction open.
@@ -87,6 +97,10 @@ fn int(value: i64) -> pb::Value {
 
 fn text(value: &str) -> pb::Value {
     pb::Value { kind: Some(ValueKind::TextValue(value.into())) }
+}
+
+fn bytes(value: Vec<u8>) -> pb::Value {
+    pb::Value { kind: Some(ValueKind::BytesValue(value.into())) }
 }
 
 fn named(values: &[(&str, pb::Value)]) -> BTreeMap<String, pb::Value> {
@@ -324,6 +338,7 @@ fn errors_of_the_cluster_have_the_codes_that_make_clients_retry() {
             (ErrorCode::Overloaded, Code::ResourceExhausted, "TF-3003"),
             (ErrorCode::TableFull, Code::ResourceExhausted, "TF-4001"),
             (ErrorCode::OutcomePending, Code::DeadlineExceeded, "TF-3004"),
+            (ErrorCode::Timeout, Code::DeadlineExceeded, "TF-3005"),
         ];
         for (error, code, twofold) in cases {
             faults.lock().unwrap().push(Error::new(error, "no luck"));
@@ -467,7 +482,7 @@ fn a_session_that_ends_leaves_nothing_open() {
 }
 
 #[test]
-fn a_commit_under_way_when_its_session_goes_is_followed_by_a_rollback() {
+fn a_session_that_is_cancelled_gives_up_what_is_under_way() {
     by_hand(async |mut client, mut submissions| {
         let mut session = Session::open(&mut client).await;
         session.requests.send(pb::SessionRequest { begin: true, ..statement(1, vec![]) }).await.unwrap();
@@ -479,16 +494,68 @@ fn a_commit_under_way_when_its_session_goes_is_followed_by_a_rollback() {
         let (commit, answer) = next_statement(&mut submissions).await;
         assert_eq!((commit.handle, commit.end), (begin.handle, End::Commit));
         drop(session);
-        // It waits for the commit, which may fail, and leave the transaction open.
-        let (rollback, _) = next_statement(&mut submissions).await;
-        assert_eq!((rollback.handle, rollback.end), (begin.handle, End::Rollback));
+        assert_eq!(next_abandoned(&mut submissions).await, begin.handle);
         drop(answer);
+    });
+}
+
+#[test]
+fn a_call_that_is_cancelled_or_late_is_given_up() {
+    by_hand(async |mut client, mut submissions| {
+        let call = || pb::ExecuteRequest {
+            operations: vec![pb::Operation {
+                table: "memcached".into(),
+                kind: Some(Kind::Delete(pb::Delete {
+                    key: vec![bytes(b"a".to_vec())],
+                    ..Default::default()
+                })),
+            }],
+            ..Default::default()
+        };
+        let mut cancelled = client.clone();
+        let under_way = tokio::spawn(async move { cancelled.execute(call()).await });
+        let (statement, _answer) = next_statement(&mut submissions).await;
+        assert_eq!((statement.end, statement.options.deadline), (End::Commit, None));
+        under_way.abort();
+        assert_eq!(next_abandoned(&mut submissions).await, statement.handle);
+
+        let mut request = tonic::Request::new(call());
+        request.set_timeout(Duration::from_millis(400));
+        let under_way = tokio::spawn(async move { client.execute(request).await });
+        let (statement, _answer) = next_statement(&mut submissions).await;
+        assert_eq!(statement.options.deadline, Some(Duration::from_millis(350)));
+        // Whoever is to keep that deadline does not.
+        assert_eq!(next_abandoned(&mut submissions).await, statement.handle);
+        assert!(under_way.await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn a_session_or_scan_past_its_deadline_ends_with_that() {
+    by_hand(async |mut client, mut submissions| {
+        let (requests, receiver) = mpsc::channel(100);
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        // Said to the server alone: a client that keeps it itself would be the first to say so.
+        request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+        let mut responses = client.session(request).await.unwrap().into_inner();
+        requests.send(pb::SessionRequest { begin: true, ..statement(1, vec![]) }).await.unwrap();
+        let (begin, _answer) = next_statement(&mut submissions).await;
+        let status = responses.next().await.unwrap().unwrap_err();
+        tells(&status, Code::DeadlineExceeded, "TF-3005", "not over at its deadline");
+        assert_eq!(next_abandoned(&mut submissions).await, begin.handle);
+
+        let mut request =
+            tonic::Request::new(pb::ScanRequest { table: "memcached".into(), ..Default::default() });
+        request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+        let mut rows = client.scan(request).await.unwrap().into_inner();
+        assert!(rows.next().await.unwrap().is_ok());
+        let status = rows.next().await.unwrap().unwrap_err();
+        tells(&status, Code::DeadlineExceeded, "TF-3005", "not through at its deadline");
     });
 }
 
 /// Reads of a row of a megabyte. This has written sixteen such rows.
 async fn large_reads(client: &mut Client, count: usize) -> Vec<pb::Operation> {
-    let bytes = |bytes: Vec<u8>| pb::Value { kind: Some(ValueKind::BytesValue(bytes.into())) };
     let item = |kind| pb::Operation { table: "memcached".into(), kind: Some(kind) };
     for key in b'a'..=b'p' {
         let row = named(&[("key", bytes(vec![key])), ("value", bytes(vec![7; 1 << 20]))]);
@@ -654,11 +721,29 @@ fn tools_find_their_way() {
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
-    test(async |_, channel, _| {
+    twofold_runtime::thread::runtime().unwrap().block_on(async {
+        let handle = Fake::new().start();
+        let serving = handle.serving().clone();
+        let channel = serve(handle).await;
+        let mut health = HealthClient::new(channel.clone());
+        let mut watched = Vec::new();
         for service in ["", "twofold.v1.Twofold"] {
             let request = HealthCheckRequest { service: service.into() };
-            let response = HealthClient::new(channel.clone()).check(request).await.unwrap();
-            assert_eq!(response.get_ref().status(), ServingStatus::Serving);
+            watched.push(health.watch(request).await.unwrap().into_inner());
+        }
+        let unknown = HealthCheckRequest { service: "nobody".into() };
+        assert_eq!(health.check(unknown).await.unwrap_err().code(), Code::NotFound);
+        for (serves, status) in [
+            (true, ServingStatus::Serving),
+            (false, ServingStatus::NotServing),
+            (true, ServingStatus::Serving),
+        ] {
+            serving.send_replace(serves);
+            for watched in &mut watched {
+                while watched.next().await.unwrap().unwrap().status() != status {}
+            }
+            let request = HealthCheckRequest { service: "twofold.v1.Twofold".into() };
+            assert_eq!(health.check(request).await.unwrap().get_ref().status(), status);
         }
         let message_request = Some(MessageRequest::ListServices(String::new()));
         let request = ServerReflectionRequest { host: String::new(), message_request };

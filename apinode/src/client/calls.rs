@@ -25,6 +25,8 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 const RETRY_MARGIN: Duration = Duration::from_millis(5);
 /// Deadlines are kept to this: looking at all of them takes a while.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
+/// At its deadline a commit is given up, and its worker may say for so long that nothing came of it.
+const CANCEL_GRACE: Duration = Duration::from_millis(20);
 /// Larger buffers are not kept in free slots.
 const SPARE_BYTES_MAX: usize = 4096;
 
@@ -119,6 +121,8 @@ pub(super) struct Call {
     pub committing: bool,
     /// Its TC has nothing of it: the partition's primary is asked.
     pub disowned: bool,
+    /// Its worker was told to give it up.
+    cancelled: bool,
 }
 
 /// All calls, by slot.
@@ -176,6 +180,7 @@ impl Calls {
                 token: TransactionToken::default(),
                 committing: false,
                 disowned: false,
+                cancelled: false,
             });
             (self.slots.len() - 1) as u32
         })
@@ -221,7 +226,7 @@ impl Client {
         let call = &mut self.calls.slots[slot as usize];
         (call.work, call.owner, call.stage) = (work, owner, Stage::New);
         (call.deadline, call.partition, call.attempts) = (deadline, partition, 0);
-        (call.timestamp, call.committing, call.disowned) = (timestamp, false, false);
+        (call.timestamp, call.committing, call.disowned, call.cancelled) = (timestamp, false, false, false);
         fill(&mut call.body);
         self.calls.bytes += call.body.len();
         self.next_sweep = self.next_sweep.min(deadline);
@@ -422,6 +427,7 @@ impl Client {
             _ => true,
         };
         whole
+            && !call.cancelled
             && match error.code {
                 // Only space can help, and that does not come by asking.
                 ErrorCode::TableFull | ErrorCode::TooMany => false,
@@ -534,6 +540,23 @@ impl Client {
         link.send(Kind::TransactionReq as u8, 0, |out| call.encode(slot, out));
     }
 
+    /// Nobody waits for the call any more: its worker undoes what it has not done, and frees its locks at once. Where it
+    /// cannot be undone, and where the answer is on its way, things go on as if this had not been.
+    pub(super) fn cancel(&mut self, slot: u32) {
+        let call = &mut self.calls.slots[slot as usize];
+        let cancels = match call.work {
+            Work::Write(_) => true,
+            Work::Statement(statement) => !statement.has(ROLLBACK),
+            _ => false,
+        };
+        let Stage::Sent(id) = call.stage else { return };
+        let Some(link) = self.links.get_mut(id).filter(|_| cancels && !call.cancelled) else { return };
+        call.cancelled = true;
+        self.counters.cancelled += 1;
+        let number = call.token.transaction.number;
+        link.send(Kind::CancelOrd as u8, 0, |out| out.put_u64(number));
+    }
+
     /// Looks at all deadlines.
     pub(super) fn sweep(&mut self) {
         self.next_sweep = NEVER;
@@ -553,8 +576,17 @@ impl Client {
         self.next_sweep = if next == NEVER { NEVER } else { next.max(self.now + SWEEP_EVERY) };
     }
 
-    /// Answers a call at its deadline. What a worker is still at stays, with nobody to tell.
+    /// Answers a call at its deadline. What a worker is still at is given up.
     fn expire(&mut self, slot: u32) {
+        let call = self.calls.get(slot);
+        if call.committing && matches!(call.stage, Stage::Sent(_)) && !call.cancelled {
+            self.cancel(slot);
+            let deadline = self.now + CANCEL_GRACE;
+            self.calls.get_mut(slot).deadline = deadline;
+            self.next_sweep = self.next_sweep.min(deadline);
+            return;
+        }
+        self.cancel(slot);
         let late = self.late(self.calls.get(slot).stage);
         let call = self.calls.get_mut(slot);
         let timeout = || Error::new(ErrorCode::Timeout, late);

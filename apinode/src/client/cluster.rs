@@ -78,6 +78,7 @@ impl Client {
                 if let Some(link) = self.links.get_mut(link) {
                     link.disconnected();
                 }
+                self.tell_serves();
             }
             LinkInput::Frame { link, header, payload } => {
                 if self.on_frame(link, &header, payload).is_err() {
@@ -103,6 +104,16 @@ impl Client {
             if *marked < mark {
                 self.mark_moved();
             }
+        }
+        self.tell_serves();
+    }
+
+    /// Says whether the cluster can be served, if that has changed.
+    pub(super) fn tell_serves(&mut self) {
+        let connected = |&link: &LinkId| self.links.get(link).is_some_and(|link| link.is_connected());
+        let serves = self.is_ready() && !self.stopping && self.primaries.iter().all(connected);
+        if std::mem::replace(&mut self.serves, serves) != serves {
+            self.effects.push(Effect::Serves(serves));
         }
     }
 
@@ -219,6 +230,7 @@ impl Client {
             self.told_catalog = version;
             self.effects.push(Effect::Catalog(self.catalog.clone()));
         }
+        self.tell_serves();
     }
 
     fn adopt_view(&mut self, view: View) {
@@ -271,6 +283,8 @@ impl Client {
             self.links.to(primary, self.view.member(primary.node)?.incarnation)
         };
         self.routes = (0..self.map.partitions()).map(|index| route(index).unwrap_or(LinkId::NONE)).collect();
+        self.primaries = self.routes.iter().copied().collect();
+        self.tell_serves();
     }
 
     /// The link to the partition's primary.

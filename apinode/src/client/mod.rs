@@ -19,6 +19,10 @@
 //! that cannot be learned by the deadline is [`ErrorCode::OutcomePending`]; the client goes on asking for
 //! [`Request::Status`] and for the session's mark.
 //!
+//! At its deadline a request is given up at its worker, too (`CancelOrd`): it waits for no lock any more and holds none,
+//! unless it is being committed. A commit is answered some milliseconds later, so that its worker can say that nothing came of
+//! it. [`Input::Abandon`] gives a transaction up before that.
+//!
 //! Nothing is allocated for an operation in the steady state: its bytes are kept in the reused slot of its call, and
 //! those of all answers in a frame come in one [`Replies`].
 
@@ -144,6 +148,12 @@ pub enum Input<'a> {
         /// The operation.
         operation: OperationRef<'a>,
     },
+    /// Nobody waits for the transaction of this handle any more. It ends at once, and its locks are freed, unless it is
+    /// being committed. What of it was submitted is answered all the same.
+    Abandon {
+        /// As in [`Statement`](crate::request::Statement). If no transaction has it, nothing happens.
+        handle: u64,
+    },
     /// The time it asked for has come.
     Timer,
     /// No more requests come: answer those that are there, end the session.
@@ -168,6 +178,8 @@ pub enum Effect {
     Config(Arc<ClusterConfig>),
     /// Requests can be made, and these are the tables now.
     Catalog(Arc<Catalog>),
+    /// Whether every partition has a primary that this client is connected to; once it changes, from `false` on.
+    Serves(bool),
     /// After [`Input::Stop`]: all is answered. The client may go once its links are written.
     Ended,
 }
@@ -185,6 +197,8 @@ counters! {
     asked;
     /// Those answered by a TC that has nothing of the transaction: the partition's primary is asked
     disowned;
+    /// Those given up at their worker, at their deadline or because nobody waited any more
+    cancelled;
     /// Commits reported as pending
     pending;
     /// Commits whose outcome was learned after they had been reported as pending
@@ -213,6 +227,10 @@ pub struct Client {
     map: PartitionMap,
     /// The link to each partition's primary; [`LinkId::NONE`] where there is none.
     routes: Vec<LinkId>,
+    /// Each link of `routes`, once.
+    primaries: BTreeSet<LinkId>,
+    /// The last [`Effect::Serves`].
+    serves: bool,
     /// The newest that was seen in any frame.
     epoch: Epoch,
     now: Time,
@@ -264,6 +282,8 @@ impl Client {
             view: Arc::default(),
             map: PartitionMap::default(),
             routes: Vec::new(),
+            primaries: BTreeSet::new(),
+            serves: false,
             epoch: Epoch::default(),
             now: Time::default(),
             random: Random::new(setup.seed),
@@ -440,8 +460,12 @@ impl Machine for Client {
             Input::Link(input) => self.step_link(input),
             Input::Submit { token, request } => self.submit(token, request),
             Input::Operation { token, operation } => self.submit_single(token, &operation),
+            Input::Abandon { handle } => self.abandon(handle),
             Input::Timer => self.on_timer(),
-            Input::Stop => self.stopping = true,
+            Input::Stop => {
+                self.stopping = true;
+                self.tell_serves();
+            }
         }
         if !self.replies.is_empty() {
             let empty = Replies::like(&self.replies);

@@ -236,18 +236,32 @@ impl Client {
         };
         let timestamp = open.map_or(0, |(timestamp, _)| timestamp);
         self.answer(token, Answer::Failed(Failure { state, timestamp, ..error.into() }));
-        let Some((_, call)) = open.filter(|_| undoes) else { return };
-        let Some(slot) = call else { return self.end_interactive(handle) };
-        let text = format!(
-            "transaction {handle} is rolled back: a later statement, back to a savepoint, was refused"
-        );
-        let error = Error::new(ErrorCode::TransactionFailed, text);
+        if undoes {
+            let text = format!(
+                "transaction {handle} is rolled back: a later statement, back to a savepoint, was refused"
+            );
+            self.end_now(handle, Error::new(ErrorCode::TransactionFailed, text));
+        }
+    }
+
+    /// Nobody waits for the transaction any more.
+    pub(super) fn abandon(&mut self, handle: u64) {
+        if self.transactions.contains_key(&handle) {
+            let text = format!("transaction {handle} was given up");
+            self.end_now(handle, Error::new(ErrorCode::NoSuchTransaction, text));
+        }
+    }
+
+    /// Ends an open transaction without waiting for its statement under way, which fails so.
+    fn end_now(&mut self, handle: u64, error: Error) {
+        let Some(slot) = self.transactions[&handle].call else { return self.end_interactive(handle) };
+        self.cancel(slot);
         match self.calls.get(slot).stage {
             // Nothing of it is at a TC.
             Stage::Waiting(_) => self.conclude_failed(slot, error, None, TransactionState::Aborted),
             // If this commits all the same, whoever asked hears that from `Status`.
             _ if self.calls.get(slot).committing => self.tell_pending(slot),
-            // Rolled back with the TC's answer.
+            // If the TC has answered already, it is rolled back with that.
             _ => self.tell_failure(slot, error, None, TransactionState::Aborted),
         }
     }

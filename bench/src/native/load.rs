@@ -126,7 +126,7 @@ impl<W: Workload> Load<W> {
                     // Who does not wait for it any more needs no answer.
                     let _ = self.requests.swap_remove(place).1.send(answer);
                 }
-                client::Effect::Catalog(_) | client::Effect::Ended => {}
+                client::Effect::Catalog(_) | client::Effect::Serves(_) | client::Effect::Ended => {}
             }
         }
         if !self.awaited.is_empty() && self.client.is_ready() {

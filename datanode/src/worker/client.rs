@@ -71,6 +71,11 @@ impl Worker {
                 self.drop_client(client);
                 Ok(())
             }
+            Kind::CancelOrd => {
+                let number = Reader::new(body, "CancelOrd").u64()?;
+                self.on_cancel(TransactionId { session: self.session(client), number });
+                Ok(())
+            }
             _ => Err(Malformed("message of a client")),
         }
     }
@@ -232,6 +237,23 @@ impl Worker {
         self.locals.get_mut(slot).expect("just begun").count_operation(partition);
         self.execute_independent(slot, bytes);
         Ok(())
+    }
+
+    /// Nobody waits for a transaction any more: refuses what it waits for, if that is still to be had. One that is
+    /// prepared goes on, and one whose answer is on its way is ended by the client.
+    fn on_cancel(&mut self, id: TransactionId) {
+        let text = format!("node {} had not done it when its client gave it up", self.own.node);
+        let error = Error::new(ErrorCode::Timeout, text);
+        if self.is_in_statement(id) {
+            self.counters.cancelled += 1;
+            return self.fail_coordinated(id, error);
+        }
+        let Some(slot) = self.waiting_writes.remove(&id) else { return };
+        let local = self.locals.get(slot).filter(|local| local.id == id && local.waits());
+        if local.is_some() {
+            self.counters.cancelled += 1;
+            self.statement_failed(slot, None, true, error);
+        }
     }
 
     /// An independent operation has run: prepares what it writes, or answers at once if that is nothing.

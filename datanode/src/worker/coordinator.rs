@@ -549,6 +549,11 @@ impl Worker {
         }
     }
 
+    /// Whether a statement of a transaction that is coordinated here is under way.
+    pub(super) fn is_in_statement(&self, id: TransactionId) -> bool {
+        self.coordinated.get(&id).is_some_and(|coordinated| coordinated.statement.is_some())
+    }
+
     /// A participant has taken the locks away for an older transaction (`WoundOrd`), or has lost them otherwise.
     pub(super) fn on_wounded(&mut self, wound: WoundOrd) {
         self.fail_coordinated(wound.transaction, wound.error);

@@ -105,6 +105,8 @@ counters! {
     lock_waits;
     /// Operations that waited too long.
     lock_timeouts;
+    /// Statements and writes that were given up by their clients before they were done.
+    cancelled;
     /// Steps of scans answered.
     scans;
     /// Write sets sent to replicas.
@@ -225,6 +227,8 @@ pub struct Worker {
     pending_bytes: usize,
     refused: BTreeMap<TransactionId, Coordinator>,
     lock_waits: VecDeque<(Time, u32, TransactionId)>,
+    /// Those of them that are independent writes, so that they can be given up.
+    waiting_writes: BTreeMap<TransactionId, u32>,
     write_sets: Slab<WriteSet>,
     coordinated: BTreeMap<TransactionId, Coordinated>,
     /// Transactions that ended without their client's wish; it hears why with its next request.
@@ -297,6 +301,7 @@ impl Worker {
             pending_bytes: 0,
             refused: BTreeMap::new(),
             lock_waits: VecDeque::new(),
+            waiting_writes: BTreeMap::new(),
             write_sets: Slab::default(),
             coordinated: BTreeMap::new(),
             failed: BTreeMap::new(),

@@ -137,6 +137,11 @@ impl Local {
         !matches!(self.origin, Origin::Coordinated(_))
     }
 
+    /// Whether its statement waits for a lock or a decision.
+    pub fn waits(&self) -> bool {
+        self.statement.as_ref().is_some_and(|statement| statement.waits.is_some())
+    }
+
     pub fn count_operation(&mut self, partition: PartitionId) {
         match self.partitions.iter_mut().find(|local| local.partition == partition) {
             Some(local) => local.operations += 1,
@@ -266,6 +271,9 @@ impl Worker {
                 let local = self.locals.get_mut(slot).expect("it waits");
                 local.statement.as_mut().expect("it waits").deadline = deadline;
                 self.lock_waits.push_back((deadline, slot, local.id));
+                if local.is_independent() {
+                    self.waiting_writes.insert(local.id, slot);
+                }
             }
             Ran::Complete => self.statement_done(slot),
             Ran::Failed { operation, open, error } => {
@@ -630,7 +638,7 @@ impl Worker {
     }
 
     /// A statement's part here failed: undoes it, and tells the TC or the client.
-    fn statement_failed(&mut self, slot: u32, operation: Option<u16>, open: bool, error: Error) {
+    pub(super) fn statement_failed(&mut self, slot: u32, operation: Option<u16>, open: bool, error: Error) {
         let local = self.locals.get_mut(slot).expect("its statement failed");
         let statement = local.statement.take().expect("it failed");
         let (id, origin) = (local.id, local.origin);
@@ -731,6 +739,7 @@ impl Worker {
                 };
                 self.statement_failed(slot, None, true, Error::new(ErrorCode::LockWaitTimeout, text));
             }
+            self.waiting_writes.remove(&transaction);
             self.lock_waits.pop_front();
         }
     }

@@ -25,6 +25,7 @@ use twofold_proto::{
 use super::*;
 
 mod bounds;
+mod cancel;
 mod outcomes;
 
 const SESSION: Incarnation = Incarnation(77);

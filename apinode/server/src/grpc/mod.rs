@@ -1,6 +1,7 @@
 //! The gRPC interface.
 
 pub mod convert;
+mod health;
 mod results;
 mod scan;
 mod session;
@@ -8,13 +9,18 @@ pub mod status;
 mod unwritten;
 
 use prost::bytes::Bytes;
-use tokio::time::{Duration, sleep};
+use tokio::{
+    spawn,
+    time::{Duration, sleep},
+};
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::MetadataMap,
     service::{Routes, RoutesBuilder},
 };
-use twofold_apinode::request::{Answer, Failure, Isolation, Options, Request as Ask, TransactionToken};
+use twofold_apinode::request::{
+    Answer, Begin, End, Failure, Isolation, Options, Request as Ask, Statement, TransactionToken,
+};
 use twofold_grpc::v1::{self as pb, twofold_server};
 use twofold_proto::{
     error::{Error, ErrorCode},
@@ -30,6 +36,9 @@ use unwritten::{Counted, Unwritten};
 /// How often, and how long apart, a request is made anew because the table has changed meanwhile.
 const STALE_TRIES: u32 = 5;
 const STALE_WAIT: Duration = Duration::from_millis(20);
+
+/// What is kept of a call's deadline, or a quarter of it: a client that has given a call up hears no answer.
+const RETURN_TIME: Duration = Duration::from_millis(50);
 
 type Reply<T> = Result<Response<T>, Status>;
 /// A response, and what is held until it is written.
@@ -47,10 +56,10 @@ pub struct Twofold {
 /// If the descriptors are damaged, which a build cannot bring about.
 pub async fn services(handle: Handle) -> Result<Routes, tonic_reflection::server::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
+    spawn(health::report(health, handle.serving().subscribe()));
     let service = twofold_server::TwofoldServer::new(Twofold { handle })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
-    health.set_serving::<twofold_server::TwofoldServer<Twofold>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(twofold_grpc::DESCRIPTORS)
@@ -64,8 +73,14 @@ pub async fn services(handle: Handle) -> Result<Routes, tonic_reflection::server
     Ok(routes.routes())
 }
 
-/// The deadline that the call itself came with.
+/// How long a call may take here: the deadline that it came with, less what its answer needs to be in time.
 fn call_deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let whole = timeout(metadata)?;
+    Some(whole - RETURN_TIME.min(whole / 4))
+}
+
+/// The deadline that the call itself came with.
+fn timeout(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;
@@ -123,8 +138,20 @@ impl Twofold {
         options: Options,
         isolation: Isolation,
     ) -> Result<Executed, Failure> {
-        let request = Ask::Transaction { operations: converted.operations, isolation, options };
-        match self.handle.begin(request).await.delivery().await {
+        let transaction = self.handle.new_transaction();
+        let statement = Statement {
+            handle: transaction.handle(),
+            begin: Some(Begin { isolation, timestamp: None }),
+            number: 1,
+            undo: false,
+            operations: converted.operations,
+            end: End::Commit,
+            options,
+        };
+        // A client that is gone drops this future, and so gives the transaction up.
+        let delivery = self.handle.begin(Ask::Statement(statement)).await.delivery().await;
+        transaction.ended();
+        match delivery {
             (Answer::Statement { epoch, token, results, .. }, held) => {
                 let results = results::each(&converted.shapes, &results);
                 Ok((pb::ExecuteResponse { results, epoch: epoch.0, token: token_bytes(token) }, held))
@@ -193,14 +220,16 @@ impl twofold_server::Twofold for Twofold {
     type SessionStream = Unwritten<pb::SessionResponse>;
 
     async fn session(&self, request: Request<Streaming<pb::SessionRequest>>) -> Reply<Self::SessionStream> {
-        Ok(Response::new(session::open(self.handle.clone(), request.into_inner())))
+        let call = call_deadline(request.metadata());
+        Ok(Response::new(session::open(self.handle.clone(), request.into_inner(), call)))
     }
 
     type ScanStream = Unwritten<pb::ScanResponse>;
 
     async fn scan(&self, request: Request<pb::ScanRequest>) -> Reply<Self::ScanStream> {
+        let call = call_deadline(request.metadata());
         let scan = scan::Scan::new(&self.handle, request.get_ref()).map_err(error_status)?;
-        Ok(Response::new(scan.run()))
+        Ok(Response::new(scan.run(call)))
     }
 
     async fn create_table(&self, request: Request<pb::CreateTableRequest>) -> Reply<pb::CreateTableResponse> {
@@ -261,12 +290,17 @@ mod tests {
         let read = |text: &str| {
             let mut metadata = MetadataMap::new();
             metadata.insert("grpc-timeout", text.parse().unwrap());
-            call_deadline(&metadata)
+            timeout(&metadata)
         };
         assert_eq!(read("2S"), Some(Duration::from_secs(2)));
         assert_eq!(read("150m"), Some(Duration::from_millis(150)));
         assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
         assert_eq!((read("5"), read("x"), read("")), (None, None, None));
-        assert_eq!(call_deadline(&MetadataMap::new()), None);
+        assert_eq!(timeout(&MetadataMap::new()), None);
+        let mut metadata = MetadataMap::new();
+        for (given, kept) in [("2S", 1950), ("100m", 75)] {
+            metadata.insert("grpc-timeout", given.parse().unwrap());
+            assert_eq!(call_deadline(&metadata), Some(Duration::from_millis(kept)));
+        }
     }
 }

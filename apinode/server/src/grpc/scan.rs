@@ -2,13 +2,16 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Duration, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use twofold_apinode::request::{Answer, Request, Results};
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
-    error::Error,
+    error::{Error, ErrorCode},
     ids::PartitionId,
     operation::{BodyRef, Projection},
     schema::Schema,
@@ -27,6 +30,17 @@ use crate::handle::{Handle, Pending};
 const AHEAD: usize = 8;
 /// Responses that wait for the client to read them.
 const RESPONSES: usize = 2;
+
+/// Runs a scan, for no longer than this.
+async fn within(
+    limit: Option<Duration>,
+    scan: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    let Some(limit) = limit else { return scan.await };
+    timeout(limit, scan).await.unwrap_or_else(|_| {
+        Err(error_status(Error::new(ErrorCode::Timeout, "the scan was not through at its deadline")))
+    })
+}
 
 /// A scan that has been checked.
 pub(super) struct Scan {
@@ -63,15 +77,15 @@ impl Scan {
         })
     }
 
-    /// Runs it until it is through, or nobody reads it.
-    pub(super) fn run(self) -> Unwritten<pb::ScanResponse> {
+    /// Runs it until it is through, nobody reads it, or its time is up.
+    pub(super) fn run(self, limit: Option<Duration>) -> Unwritten<pb::ScanResponse> {
         let (sender, receiver) = mpsc::channel(RESPONSES);
         tokio::spawn(async move {
             let names =
                 self.columns.iter().map(|&index| self.schema.columns[usize::from(index)].name.clone());
             let head = pb::ScanResponse { columns: names.collect(), rows: Vec::new() };
             if sender.send((Ok(head), None)).await.is_ok()
-                && let Err(status) = self.rows(&sender).await
+                && let Err(status) = within(limit, self.rows(&sender)).await
             {
                 // Nobody may be there to hear it.
                 let _ = sender.send((Err(status), None)).await;
@@ -99,6 +113,9 @@ impl Scan {
                 ahead.push_back((partition, self.ask(partition, cursor).await));
             }
             if rows.is_empty() {
+                if sender.is_closed() {
+                    return Ok(());
+                }
                 continue;
             }
             let more = self.left > rows.len() as u64;

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Duration, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use twofold_apinode::request::{Answer, Begin, End, Failure, Request, Statement};
@@ -16,11 +19,11 @@ use super::{
     convert::{self, Shape},
     results::each,
     state,
-    status::error_message,
+    status::{error_message, error_status},
     token_bytes, unexpected,
     unwritten::{Item, Unwritten},
 };
-use crate::handle::{Handle, Held};
+use crate::handle::{Handle, Held, Transaction};
 
 /// Requests of a session that have not been answered; more wait in the client.
 const UNANSWERED_MAX: usize = 256;
@@ -36,7 +39,7 @@ type Responses = mpsc::Sender<Item<pb::SessionResponse>>;
 /// An open transaction.
 #[derive(Debug)]
 struct Open {
-    handle: u64,
+    transaction: Transaction,
     next_statement: u32,
     /// Their names, and the first statement after each; in their order.
     savepoints: Vec<(String, u32)>,
@@ -65,13 +68,22 @@ struct Session {
 pub(super) fn open(
     handle: Handle,
     requests: Streaming<pb::SessionRequest>,
+    limit: Option<Duration>,
 ) -> Unwritten<pb::SessionResponse> {
     let (sender, receiver) = mpsc::channel(RESPONSES);
-    tokio::spawn(serve(handle, requests, sender));
+    tokio::spawn(async move {
+        let Some(limit) = limit else { return serve(handle, requests, &sender).await };
+        if timeout(limit, serve(handle, requests, &sender)).await.is_err() {
+            let text = "the session was not over at its deadline; what it had open is rolled back";
+            // Nobody may be there to hear it.
+            let _ = sender.send((Err(error_status(Error::new(ErrorCode::Timeout, text))), None)).await;
+        }
+    });
     Unwritten::new(ReceiverStream::new(receiver))
 }
 
-async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, responses: Responses) {
+/// Whatever ends this, transactions that are open then are given up.
+async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, responses: &Responses) {
     // Bounded by `UNANSWERED_MAX`.
     let (answered, mut answers) = mpsc::unbounded_channel();
     let mut session = Session { handle, open: BTreeMap::new(), answered, unanswered: 0 };
@@ -84,18 +96,19 @@ async fn serve(handle: Handle, mut requests: Streaming<pb::SessionRequest>, resp
             }
             request = requests.message(), if reading && session.unanswered < UNANSWERED_MAX => match request {
                 Ok(Some(request)) => session.request(request).await.map(|response| (response, None)),
-                // The end, or a connection that broke.
-                Ok(None) | Err(_) => {
+                Ok(None) => {
                     reading = false;
                     None
                 }
+                // The call was cancelled, or its connection broke.
+                Err(_) => return,
             },
-            () = responses.closed() => break,
+            () = responses.closed() => return,
         };
         if let Some((response, held)) = response
             && responses.send((Ok(response), held)).await.is_err()
         {
-            break;
+            return;
         }
     }
     session.roll_back().await;
@@ -151,7 +164,7 @@ impl Session {
         let undo = !request.rollback_to.is_empty();
         let number = open.number_statement(&request.rollback_to, request.savepoint)?;
         open.ending = end != End::Stay;
-        let handle = open.handle;
+        let handle = open.transaction.handle();
         let operations = converted.operations;
         Ok((Statement { handle, begin, number, undo, operations, end, options }, converted.shapes))
     }
@@ -165,8 +178,8 @@ impl Session {
                 Err(Error::new(ErrorCode::TooMany, text).into())
             }
             Entry::Vacant(vacant) => {
-                let handle = self.handle.new_transaction();
-                vacant.insert(Open { handle, next_statement: 1, savepoints: Vec::new(), ending: false });
+                let transaction = self.handle.new_transaction();
+                vacant.insert(Open { transaction, next_statement: 1, savepoints: Vec::new(), ending: false });
                 Ok(())
             }
         }
@@ -190,24 +203,22 @@ impl Session {
         };
         // Another transaction may have the name by now.
         if let Entry::Occupied(mut entry) = self.open.entry(transaction)
-            && entry.get().handle == sent.handle
+            && entry.get().transaction.handle() == sent.handle
         {
             match response.state() {
                 pb::State::Open => entry.get_mut().ending = false,
-                _ => {
-                    entry.remove();
-                }
+                _ => entry.remove().transaction.ended(),
             }
         }
         response
     }
 
-    /// Ends what the client has left open. One whose end is under way, too: that may fail, and leave it open.
+    /// Ends what the client has left open.
     async fn roll_back(self) {
         let mut under_way = Vec::new();
-        for open in self.open.into_values() {
+        for open in self.open.values() {
             let statement = Statement {
-                handle: open.handle,
+                handle: open.transaction.handle(),
                 number: open.next_statement,
                 end: End::Rollback,
                 ..Statement::default()

@@ -1,6 +1,6 @@
 //! Errors as gRPC's users expect them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{
     Code, Status,
@@ -43,6 +43,16 @@ fn class(code: ErrorCode) -> &'static str {
     }
 }
 
+/// In how long trying again may help, where it does not at once: who waits for a takeover, or for others to be served.
+fn retry_delay(code: ErrorCode) -> Option<Duration> {
+    match code {
+        ErrorCode::NotServing | ErrorCode::Stopping => Some(Duration::from_millis(20)),
+        ErrorCode::Overloaded => Some(Duration::from_millis(100)),
+        ErrorCode::NoLeader => Some(Duration::from_millis(500)),
+        _ => None,
+    }
+}
+
 /// The status of a call that failed so.
 pub fn status(failure: &Failure) -> Status {
     let error = &failure.error;
@@ -59,7 +69,10 @@ pub fn status(failure: &Failure) -> Status {
     if let Some(token) = &failure.token {
         metadata.insert_bin("twofold-token-bin", MetadataValue::from_bytes(&token.encode()));
     }
-    let details = ErrorDetails::with_error_info(text, DOMAIN, info);
+    let mut details = ErrorDetails::with_error_info(text, DOMAIN, info);
+    if let Some(delay) = retry_delay(error.code) {
+        details.set_retry_info(Some(delay));
+    }
     Status::with_error_details_and_metadata(code(error.code), error.to_string(), details, metadata)
 }
 
@@ -78,6 +91,7 @@ pub fn error_message(failure: &Failure) -> pb::Error {
         temporary: error.code.class() == ErrorClass::Temporary,
         unknown: error.code.class() == ErrorClass::Unknown,
         operation: failure.operation.map(u32::from),
+        retry_delay_ms: retry_delay(error.code).map_or(0, |delay| delay.as_millis() as u32),
     }
 }
 
@@ -99,6 +113,18 @@ mod tests {
             (info.metadata["operation"].as_str(), info.metadata["class"].as_str()),
             ("3", "permanent")
         );
+    }
+
+    #[test]
+    fn who_had_better_wait_is_told_for_how_long() {
+        let failure: Failure = Error::new(ErrorCode::Overloaded, "busy").into();
+        let delay = status(&failure).get_details_retry_info().unwrap().retry_delay;
+        assert_eq!((delay, error_message(&failure).retry_delay_ms), (Some(Duration::from_millis(100)), 100));
+        let failure: Failure = Error::new(ErrorCode::Deadlock, "lost").into();
+        assert!(status(&failure).get_details_retry_info().is_none());
+        for &error in ErrorCode::ALL.iter().filter(|&&error| retry_delay(error).is_some()) {
+            assert_eq!(error.class(), ErrorClass::Temporary, "{error}");
+        }
     }
 
     #[test]

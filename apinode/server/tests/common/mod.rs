@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::mpsc;
 use twofold_apinode::{
     memcached::item,
-    request::{Answer, End, Failure, Operations, Request, Results, Statement, TransactionToken},
+    request::{Answer, Begin, End, Failure, Operations, Request, Results, Statement, TransactionToken},
 };
 use twofold_apinode_server::handle::{HandedOut, Handle, SharedTables, Submission, Tables};
 use twofold_proto::{
@@ -101,10 +101,14 @@ impl Fake {
     /// Starts answering, as a task of this runtime.
     pub fn start(mut self) -> Handle {
         let (handle, mut submissions) = Handle::new(self.tables.clone(), self.handed_out.clone());
+        handle.serving().send_replace(true);
         tokio::spawn(async move {
             let submissions: &mut mpsc::Receiver<Submission> = &mut submissions;
-            while let Some(Submission { request, reply }) = submissions.recv().await {
-                reply.send(self.answer(request));
+            while let Some(submission) = submissions.recv().await {
+                match submission {
+                    Submission::Request(request, reply) => reply.send(self.answer(request)),
+                    Submission::Abandon(handle) => self.end(handle),
+                }
             }
         });
         handle
@@ -118,13 +122,15 @@ impl Fake {
         match request {
             Request::Independent { operations, .. } => Answer::Operations(self.independent(&operations)),
             Request::Transaction { operations, .. } => {
-                let statement =
-                    Statement { handle: u64::MAX, operations, end: End::Commit, ..Statement::default() };
+                let statement = Statement {
+                    handle: u64::MAX,
+                    begin: Some(Begin::default()),
+                    operations,
+                    end: End::Commit,
+                    ..Statement::default()
+                };
                 self.open.insert(u64::MAX, Vec::new());
-                let answer = self.statement(statement);
-                self.undo(u64::MAX, 0);
-                self.open.remove(&u64::MAX);
-                answer
+                self.statement(statement)
             }
             Request::Statement(statement) => {
                 if statement.begin.is_some() {
@@ -183,7 +189,7 @@ impl Fake {
     }
 
     fn statement(&mut self, statement: Statement) -> Answer {
-        let Statement { handle, number, undo, operations, end, .. } = statement;
+        let Statement { handle, begin, number, undo, operations, end, .. } = statement;
         if !self.open.contains_key(&handle) {
             return failed(ErrorCode::NoSuchTransaction, "no such transaction is open");
         }
@@ -198,7 +204,11 @@ impl Fake {
             if let Some(refusal) = refusal.filter(|_| operation.kind != OperationKind::Read) {
                 self.undo(handle, number);
                 let error = refusal.error(&self.schemas[&operation.table], Some(operation.key));
-                let state = TransactionState::Open;
+                let whole = begin.is_some() && end == End::Commit;
+                if whole {
+                    self.end(handle);
+                }
+                let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
                 return Answer::Failed(Failure { operation: Some(index as u16), state, ..error.into() });
             }
             results.set(index, &result);
@@ -230,6 +240,11 @@ impl Fake {
                 answer(TransactionState::Aborted, Epoch(0), None)
             }
         }
+    }
+
+    fn end(&mut self, handle: u64) {
+        self.undo(handle, 0);
+        self.open.remove(&handle);
     }
 
     fn undo(&mut self, handle: u64, from: u32) {

@@ -36,6 +36,27 @@ fn it_asks_the_management_nodes_and_then_meets_every_worker() {
 }
 
 #[test]
+fn the_cluster_can_be_served_while_every_partition_has_a_primary_with_a_connection() {
+    let mut net = Net::new(setup());
+    net.lives.remove(&NodeId(12));
+    net.make_ready(1);
+    assert_eq!(net.serves, []);
+    let (first, second) = (net.to(worker(11)), net.to(worker(12)));
+    net.lives.insert(NodeId(12), life(12, 1));
+    net.connect(second);
+    assert_eq!(std::mem::take(&mut net.serves), [true]);
+    net.disconnect(first);
+    net.disconnect(second);
+    // The buddy that has a connection takes over.
+    net.connect(second);
+    assert_eq!(std::mem::take(&mut net.serves), [false]);
+    net.drop_node(11);
+    assert_eq!(std::mem::take(&mut net.serves), [true]);
+    net.see_view(Vec::new());
+    assert_eq!(net.serves, [true, false][1..]);
+}
+
+#[test]
 fn the_view_goes_before_the_first_message_under_it() {
     let mut net = Net::ready(1);
     let first = net.view.clone();

@@ -186,8 +186,22 @@ fn a_session_with_an_open_question_does_not_say_that_nobody_will_ask() {
     net.operate(1, write(0));
     net.one_write(11);
     net.step(Input::Stop);
-    net.pass(5_000);
+    net.pass(5_020);
     assert_eq!(net.effects.pop(), Some(Effect::Ended));
     assert_eq!(net.reply_code(), ErrorCode::OutcomePending);
-    assert_eq!(net.arrived(11, 0), []);
+    net.one(11, Kind::CancelOrd);
+}
+
+#[test]
+fn a_write_that_waits_until_its_deadline_is_given_up_and_not_made() {
+    let mut net = Net::ready(1);
+    net.operate(1, write(0));
+    let sent = net.one_write(11);
+    net.pass(5_000);
+    assert!(net.effects.is_empty(), "its worker may say what came of it");
+    assert_eq!(net.one(11, Kind::CancelOrd), sent.number.to_le_bytes());
+    net.refuse(11, sent.request, ErrorCode::Timeout);
+    assert_eq!(net.reply_code(), ErrorCode::Timeout);
+    net.pass(1_000);
+    assert_eq!((net.arrived(11, 0), net.client.is_idle()), (vec![], true), "it is not made again");
 }

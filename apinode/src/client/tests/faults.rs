@@ -35,6 +35,8 @@ struct World {
     random: Random,
     /// What has arrived at each node and was not processed.
     queues: BTreeMap<u16, VecDeque<(Kind, Vec<u8>)>>,
+    /// What waits at each node for a lock.
+    waiting: BTreeMap<u16, BTreeMap<TransactionId, (Kind, Vec<u8>)>>,
     /// Transactions open at each node, with the keys that they wrote.
     open: BTreeMap<u16, BTreeMap<TransactionId, Vec<u64>>>,
     /// As all replicas know it.
@@ -47,6 +49,8 @@ struct World {
     said: BTreeMap<u64, Said>,
     calm: bool,
     mark: u64,
+    /// What was given up while it waited.
+    cancelled: u64,
 }
 
 const REFUSALS: [ErrorCode; 5] = [
@@ -71,6 +75,22 @@ fn keys(reader: &mut Reader<'_>, count: u16) -> Vec<u64> {
     keys
 }
 
+/// How a request for a transaction is refused, and the transaction.
+fn transaction(kind: Kind, body: &[u8]) -> ((Kind, u32), TransactionId) {
+    let reader = &mut Reader::new(body, "test");
+    let (kind, request, number) = match kind {
+        Kind::WriteReq => {
+            let write = IndependentWrite::parse(reader).unwrap();
+            (Kind::OperationRef, write.request, write.number)
+        }
+        _ => {
+            let statement = TransactionReq::parse(reader).unwrap();
+            (Kind::TransactionRef, statement.request, statement.number)
+        }
+    };
+    ((kind, request), TransactionId { session: SESSION, number })
+}
+
 impl World {
     fn new(seed: u64) -> World {
         let mut net = Net::new(Setup { seed, ..setup() });
@@ -79,6 +99,7 @@ impl World {
             net,
             random: Random::new(seed),
             queues: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             open: BTreeMap::new(),
             decided: BTreeMap::new(),
             applied: BTreeMap::new(),
@@ -88,6 +109,7 @@ impl World {
             said: BTreeMap::new(),
             calm: false,
             mark: 0,
+            cancelled: 0,
         }
     }
 
@@ -140,11 +162,25 @@ impl World {
 
     /// A node processes the next message in its queue. `silent`: its answers reach nobody.
     fn process(&mut self, node: u16, silent: bool) {
+        if (self.calm || self.random.one_in(8))
+            && let Some((_, (kind, body))) = self.waiting.entry(node).or_default().pop_first()
+        {
+            return self.run(node, silent, kind, &body);
+        }
         let Some((kind, body)) = self.queues.entry(node).or_default().pop_front() else { return };
         let mut reader = Reader::new(&body, "test");
         match kind {
-            Kind::WriteReq => self.write(node, silent, &mut reader),
-            Kind::TransactionReq => self.transaction(node, silent, &mut reader),
+            Kind::WriteReq | Kind::TransactionReq if !self.calm && self.random.one_in(4) => {
+                self.waiting.entry(node).or_default().insert(transaction(kind, &body).1, (kind, body));
+            }
+            Kind::WriteReq | Kind::TransactionReq => self.run(node, silent, kind, &body),
+            Kind::CancelOrd => {
+                let id = TransactionId { session: SESSION, number: reader.u64().unwrap() };
+                if let Some((kind, body)) = self.waiting.entry(node).or_default().remove(&id) {
+                    self.cancelled += 1;
+                    self.refuse(node, silent, id, transaction(kind, &body).0, ErrorCode::Timeout);
+                }
+            }
             Kind::ReadReq => {
                 let request = reader.u32().unwrap();
                 let mut out = Vec::new();
@@ -158,15 +194,43 @@ impl World {
         }
     }
 
+    fn run(&mut self, node: u16, silent: bool, kind: Kind, body: &[u8]) {
+        let mut reader = Reader::new(body, "test");
+        match kind {
+            Kind::WriteReq => self.write(node, silent, &mut reader),
+            _ => self.transaction(node, silent, &mut reader),
+        }
+    }
+
+    /// A node refuses what has waited.
+    fn refuse(
+        &mut self,
+        node: u16,
+        silent: bool,
+        id: TransactionId,
+        (kind, request): (Kind, u32),
+        code: ErrorCode,
+    ) {
+        let (error, mut out) = (Error::new(code, "so"), Vec::new());
+        self.open.entry(node).or_default().remove(&id);
+        match kind {
+            Kind::OperationRef => put_operation_ref(&mut out, request, &error),
+            _ => {
+                let state = TransactionState::Aborted;
+                put_control(&mut out, &TransactionRef { request, state, operation: None, error });
+            }
+        }
+        self.reply(node, silent, kind, out);
+    }
+
     fn write(&mut self, node: u16, silent: bool, reader: &mut Reader<'_>) {
         let request = IndependentWrite::parse(reader).unwrap();
         let id = TransactionId { session: SESSION, number: request.number };
         assert!(request.commit_number > self.mark);
-        let mut out = Vec::new();
         if let Some(code) = self.trouble(id) {
-            put_operation_ref(&mut out, request.request, &Error::new(code, "so"));
-            return self.reply(node, silent, Kind::OperationRef, out);
+            return self.refuse(node, silent, id, (Kind::OperationRef, request.request), code);
         }
+        let mut out = Vec::new();
         let keys = keys(reader, 1);
         self.commit(id, &keys);
         out.put_u32(request.request);
@@ -186,17 +250,7 @@ impl World {
         let (state, epoch) = if request.has(ROLLBACK) {
             (TransactionState::Aborted, Epoch(0))
         } else if let Some(code) = trouble {
-            self.open.entry(node).or_default().remove(&id);
-            let state = TransactionState::Aborted;
-            let refusal = TransactionRef {
-                request: request.request,
-                state,
-                operation: None,
-                error: Error::new(code, "so"),
-            };
-            let mut out = Vec::new();
-            put_control(&mut out, &refusal);
-            return self.reply(node, silent, Kind::TransactionRef, out);
+            return self.refuse(node, silent, id, (Kind::TransactionRef, request.request), code);
         } else if request.has(COMMIT) {
             let keys = self.open.entry(node).or_default().remove(&id).unwrap();
             (TransactionState::Committed, self.commit(id, &keys))
@@ -241,6 +295,7 @@ impl World {
             self.process(node, true);
         }
         self.queues.entry(node).or_default().clear();
+        self.waiting.remove(&node);
         self.open.remove(&node);
     }
 
@@ -373,6 +428,10 @@ impl World {
                 let link = self.link(node).unwrap();
                 self.net.disconnect(link);
             }
+            58 if self.random.one_in(2) => {
+                let handle = self.random.between(self.next_key.saturating_sub(20), self.next_key);
+                self.net.step(Input::Abandon { handle });
+            }
             58 => {
                 let link = self.link(node).unwrap();
                 if !self.net.client.links.get(link).unwrap().is_connected() {
@@ -401,7 +460,11 @@ impl World {
             }
             self.collect();
             for node in self.nodes() {
-                while self.queues.get(&node).is_some_and(|queue| !queue.is_empty()) {
+                let is_busy = |world: &World| {
+                    world.queues.get(&node).is_some_and(|queue| !queue.is_empty())
+                        || world.waiting.get(&node).is_some_and(|waiting| !waiting.is_empty())
+                };
+                while is_busy(self) {
                     self.process(node, false);
                 }
             }
@@ -434,7 +497,7 @@ impl World {
 
 #[test]
 fn what_it_says_is_true_whatever_goes_wrong() {
-    let mut total = Counters::default();
+    let (mut total, mut cancelled) = (Counters::default(), 0);
     for seed in 0..300 {
         let mut world = World::new(seed);
         for _ in 0..600 {
@@ -448,8 +511,12 @@ fn what_it_says_is_true_whatever_goes_wrong() {
         total.pending += counters.pending;
         total.learned += counters.learned;
         total.links_renewed += counters.links_renewed;
+        cancelled += world.cancelled;
     }
     // The rare paths were taken.
     let rare = [total.asked, total.pending, total.learned, total.links_renewed];
-    assert!(total.submitted > 50_000 && rare.iter().all(|&n| n > 1_000), "{total:?}");
+    assert!(
+        cancelled > 300 && total.submitted > 50_000 && rare.iter().all(|&n| n > 1_000),
+        "{total:?}, {cancelled}"
+    );
 }

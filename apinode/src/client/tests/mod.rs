@@ -48,6 +48,8 @@ struct Net {
     effects: Vec<Effect>,
     /// The versions of the catalogs that it told.
     catalogs: Vec<u64>,
+    /// What it told of whether the cluster can be served.
+    serves: Vec<bool>,
     epoch: Epoch,
     view: View,
 }
@@ -151,6 +153,7 @@ impl Net {
             lives,
             effects: Vec::new(),
             catalogs: Vec::new(),
+            serves: Vec::new(),
             epoch: Epoch::new(1, 5),
             view,
         }
@@ -206,6 +209,7 @@ impl Net {
                 Ok(LinkEffect::Close { link }) => assert!(self.far.remove(&link).is_some()),
                 Ok(other) => panic!("{other:?}"),
                 Err(Effect::Catalog(catalog)) => self.catalogs.push(catalog.version),
+                Err(Effect::Serves(serves)) => self.serves.push(serves),
                 Err(effect) => self.effects.push(effect),
             }
         }

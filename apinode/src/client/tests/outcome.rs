@@ -131,8 +131,9 @@ fn a_late_answer_gives_the_outcome_with_its_epoch() {
     let mut net = Net::ready(1);
     net.operate(1, write(0));
     let request = net.one_write(11).request;
-    net.pass(5_000);
+    net.pass(5_020);
     assert_eq!(net.reply_code(), ErrorCode::OutcomePending);
+    net.one(11, Kind::CancelOrd);
     net.confirm(11, request, &[0, 0]);
     let question = net.one_question(11);
     let committed = Status::Decided(Outcome::Committed(Epoch(9)));
@@ -149,8 +150,9 @@ fn a_late_refusal_is_an_outcome_and_nothing_is_made_again() {
     for (refuse, number) in [(true, 1), (false, 2)] {
         net.operate(1, write(0));
         let request = net.one_write(11).request;
-        net.pass(5_000);
+        net.pass(5_020);
         assert_eq!(net.reply_code(), ErrorCode::OutcomePending);
+        net.one(11, Kind::CancelOrd);
         if refuse {
             net.refuse(11, request, ErrorCode::NotServing);
         } else {

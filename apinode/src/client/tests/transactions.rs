@@ -316,7 +316,8 @@ fn a_statement_that_takes_too_long_is_rolled_back_when_the_tc_is_free() {
     };
     assert_eq!((late.error.code, late.state), (ErrorCode::Timeout, Aborted));
     assert_eq!(behind.error.code, ErrorCode::NoSuchTransaction);
-    assert_eq!(net.arrived(11, 0), []);
+    assert_eq!(net.one(11, Kind::CancelOrd), sent.number.to_le_bytes());
+    // It had been answered before that was heard.
     conf(&mut net, 11, sent.request, Open, &[b""]);
     let rollback = net.one_statement(11);
     assert_eq!((rollback.flags, rollback.number), (ROLLBACK, sent.number));
@@ -325,12 +326,49 @@ fn a_statement_that_takes_too_long_is_rolled_back_when_the_tc_is_free() {
 }
 
 #[test]
+fn a_transaction_that_nobody_waits_for_ends_at_once() {
+    // Between statements: it is rolled back.
+    let mut net = open();
+    net.step(Input::Abandon { handle: 50 });
+    let rollback = net.one_statement(11);
+    assert_eq!(rollback.flags, ROLLBACK);
+    conf(&mut net, 11, rollback.request, Aborted, &[]);
+    assert!(net.client.is_idle());
+    // In a statement, with another behind it: its TC is told, and both are answered.
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
+    net.submit(3, Request::Statement(statement(3, &[], End::Commit)));
+    let sent = net.one_statement(11);
+    net.step(Input::Abandon { handle: 50 });
+    assert_eq!(net.one(11, Kind::CancelOrd), sent.number.to_le_bytes());
+    let told: Vec<_> = net.answers().iter().map(|(token, answer)| (*token, code_and_state(answer))).collect();
+    let ended = (ErrorCode::NoSuchTransaction, Aborted);
+    assert_eq!(told, [(2, ended), (3, ended)]);
+    refuse(&mut net, 11, sent.request, Aborted, ErrorCode::Timeout);
+    assert_eq!((net.arrived(11, 0), net.client.is_idle()), (vec![], true));
+    // In a commit: what becomes of it can be learned.
+    let mut net = open();
+    net.submit(2, Request::Statement(statement(2, &[write(1)], End::Commit)));
+    let sent = net.one_statement(11);
+    net.step(Input::Abandon { handle: 50 });
+    net.one(11, Kind::CancelOrd);
+    let failure = net.failure();
+    conf(&mut net, 11, sent.request, Committed, &[b""]);
+    net.submit(3, Request::Status(failure.token.unwrap()));
+    assert_eq!(net.answer(), Answer::Status(Status::Decided(Outcome::Committed(Epoch(7)))));
+    // One that is no more.
+    net.step(Input::Abandon { handle: 50 });
+    assert_eq!((net.arrived(11, 0), net.client.is_idle()), (vec![], true));
+}
+
+#[test]
 fn a_late_failure_of_a_statement_alone_is_rolled_back_too() {
     let mut net = open();
     net.submit(2, Request::Statement(statement(2, &[write(1)], End::Commit)));
     let sent = net.one_statement(11);
-    net.pass(5_000);
+    net.pass(5_020);
     assert_eq!(net.failure().error.code, ErrorCode::OutcomePending);
+    net.one(11, Kind::CancelOrd);
     refuse(&mut net, 11, sent.request, Open, ErrorCode::DuplicateKey);
     let rollback = net.one_statement(11);
     assert_eq!((rollback.flags, rollback.number), (ROLLBACK, sent.number));
@@ -343,7 +381,7 @@ fn a_commit_that_takes_too_long_is_pending_until_it_is_learned() {
     let mut net = open();
     net.submit(2, Request::Statement(statement(2, &[], End::Commit)));
     let sent = net.one_statement(11);
-    net.pass(5_000);
+    net.pass(5_020);
     let failure = net.failure();
     assert_eq!(failure.error.code, ErrorCode::OutcomePending);
     conf(&mut net, 11, sent.request, Committed, &[]);
@@ -497,7 +535,9 @@ fn a_way_back_to_a_savepoint_that_cannot_wait_ends_what_is_before_it() {
             (5, ended)
         ]
     );
-    let sent = net.one_statement(11);
+    let arrived = net.arrived(11, 0);
+    let [(Kind::TransactionReq, sent), (Kind::CancelOrd, _)] = &arrived[..] else { panic!("{arrived:?}") };
+    let sent = TransactionReq::parse(&mut Reader::new(sent, "test")).unwrap();
     conf(&mut net, 11, sent.request, Open, &[b""]);
     let rollback = net.one_statement(11);
     assert_eq!(rollback.flags, ROLLBACK);

@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod failover;
+mod grpc;
 mod metrics;
 mod told;

@@ -7,7 +7,7 @@ use twofold_cluster_tests::{Cluster, eventually};
 const ITEMS: u64 = 100;
 
 /// The sum of a figure over the threads of a process.
-fn figure(cluster: &Cluster, node: &str, port: &str, name: &str) -> Option<u64> {
+pub fn figure(cluster: &Cluster, node: &str, port: &str, name: &str) -> Option<u64> {
     let mut stream = cluster.connect(node, port);
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -267,6 +267,9 @@ fn of_client(effect: client::Effect, effects: &mut Vec<Effect>) {
                 effects.push(Effect::Answer(token, Answer::Operations(results)));
             }
         }
-        client::Effect::Config(_) | client::Effect::Catalog(_) | client::Effect::Ended => {}
+        client::Effect::Config(_)
+        | client::Effect::Catalog(_)
+        | client::Effect::Serves(_)
+        | client::Effect::Ended => {}
     }
 }
