@@ -76,6 +76,12 @@ impl From<String> for Failure {
     }
 }
 
+impl From<twofold_proto::error::Error> for Failure {
+    fn from(error: twofold_proto::error::Error) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
 impl From<&str> for Failure {
     fn from(text: &str) -> Failure {
         Failure(text.into())

@@ -235,6 +235,29 @@ impl<'a> From<&'a [u8]> for ValueRef<'a> {
     }
 }
 
+macro_rules! from_numbers {
+    ($($variant:ident: $($number:ty),*;)*) => {
+        $($(impl From<$number> for ValueRef<'_> {
+            fn from(value: $number) -> Self {
+                ValueRef::$variant(value.into())
+            }
+        })*)*
+    };
+}
+
+from_numbers! {
+    Bool: bool;
+    Int: i8, i16, i32, i64;
+    UInt: u8, u16, u32, u64;
+    Float: f32, f64;
+}
+
+impl<'a, T: Into<ValueRef<'a>>> From<Option<T>> for ValueRef<'a> {
+    fn from(value: Option<T>) -> ValueRef<'a> {
+        value.map_or(ValueRef::Null, T::into)
+    }
+}
+
 impl From<String> for Value {
     fn from(text: String) -> Value {
         ValueRef::Text(Cow::Owned(text))

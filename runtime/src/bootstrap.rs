@@ -1,6 +1,9 @@
 //! What a process needs before it has a machine: the config, which the management nodes have.
 
-use std::{fmt, thread, time::Duration};
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
 
 use twofold_proto::{
     config::ClusterConfig,
@@ -24,14 +27,10 @@ const ROUNDS_LOGGED: u32 = 25;
 /// while no management node has one there is nothing else to do.
 pub fn learn_config(addresses: &[String]) -> ClusterConfig {
     for round in 0u32.. {
-        let mut failures = Vec::new();
-        for address in addresses {
-            match ask(address) {
-                Ok(config) => return config,
-                Err(failure) => failures.push(failure),
-            }
-        }
-        let failures = failures.join("; ");
+        let failures = match ask_all(addresses) {
+            Ok(config) => return config,
+            Err(failures) => failures,
+        };
         if round == 0 {
             tracing::info!("no management node has given the config yet: {failures}");
         } else if round % ROUNDS_LOGGED == 0 && (round / ROUNDS_LOGGED).is_power_of_two() {
@@ -40,6 +39,35 @@ pub fn learn_config(addresses: &[String]) -> ClusterConfig {
         thread::sleep(ASK_AGAIN);
     }
     unreachable!("rounds do not end")
+}
+
+/// Asks them so for as long as `patience`, once at least. Blocks.
+///
+/// # Errors
+/// Why the last round of questions was in vain.
+pub fn try_learn_config(addresses: &[String], patience: Duration) -> Result<ClusterConfig, String> {
+    let end = Instant::now() + patience;
+    loop {
+        let failures = match ask_all(addresses) {
+            Ok(config) => return Ok(config),
+            Err(failures) => failures,
+        };
+        if Instant::now() + ASK_AGAIN >= end {
+            return Err(failures);
+        }
+        thread::sleep(ASK_AGAIN);
+    }
+}
+
+fn ask_all(addresses: &[String]) -> Result<ClusterConfig, String> {
+    let mut failures = Vec::new();
+    for address in addresses {
+        match ask(address) {
+            Ok(config) => return Ok(config),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Err(failures.join("; "))
 }
 
 fn ask(address: &str) -> Result<ClusterConfig, String> {
@@ -133,6 +161,8 @@ mod tests {
         let server = thread::spawn(move || serve(&listener));
         assert_eq!(learn_config(&[unused.to_string(), address.to_string()]), config());
         server.join().unwrap();
+        let late = try_learn_config(&[unused.to_string()], Duration::ZERO).unwrap_err();
+        assert!(late.starts_with(&unused.to_string()), "{late}");
         let refused = ask(&unused.to_string()).unwrap_err();
         assert!(refused.starts_with(&unused.to_string()), "{refused}");
     }

@@ -12,11 +12,11 @@ use tokio::{
     time,
 };
 use tonic::transport::{Server, server::TcpIncoming};
-use twofold_apinode_server::{
-    cluster::{self, Connect, Message},
-    grpc,
+use twofold_apinode_server::{cluster, grpc, memcached};
+use twofold_client::{
+    connect::{Connect, Message, connect},
+    find::publish,
     handle::SharedTables,
-    memcached,
 };
 use twofold_proto::{
     config::{ApiNodeConfig, ClusterConfig},
@@ -173,7 +173,7 @@ async fn start(
     let items = memcached.clone();
     metrics.ask(move |tell| items.figures(tell));
     let (directory, tables) = (Directory::new(), SharedTables::new());
-    cluster::fill_directory(&directory, config);
+    publish(config, &directory);
     tables.map_keys(&config.memcached);
     let (report, reports) = mpsc::unbounded_channel();
     let mut mailboxes = Vec::new();
@@ -225,13 +225,13 @@ async fn bind(host: &str, port: u16, shared: bool) -> io::Result<TcpSocket> {
 
 /// What a thread does: its client, and, once the cluster serves, its listeners.
 async fn serve(
-    connect: Connect,
+    own: Connect,
     metrics: DriverMetrics,
     sockets: Sockets,
     memcached: Arc<memcached::Server>,
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let (driver, handle) = cluster::connect(connect, metrics);
+    let (driver, handle) = connect(own, metrics);
     let listen = async {
         cluster::prepare(&handle).await;
         let items = sockets.memcached.listen(BACKLOG)?;

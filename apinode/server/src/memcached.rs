@@ -33,7 +33,7 @@ use twofold_proto::{
     wire::Reader,
 };
 
-use crate::handle::{Handle, Tables};
+use twofold_client::handle::{Handle, Tables};
 
 /// Bytes read at once, at most.
 const READ_BYTES: usize = 64 << 10;

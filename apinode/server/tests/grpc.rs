@@ -13,10 +13,8 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 use twofold_apinode::request::{Answer, End, HandedOut as _, Request, Results, Statement};
-use twofold_apinode_server::{
-    grpc,
-    handle::{HandedOut, Handle, Reply, Submission},
-};
+use twofold_apinode_server::grpc;
+use twofold_client::handle::{HandedOut, Handle, Reply, Submission};
 use twofold_grpc::v1::{
     self as pb, operation::Kind, twofold_client::TwofoldClient, value::Kind as ValueKind,
 };

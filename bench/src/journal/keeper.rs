@@ -22,7 +22,7 @@ use twofold_proto::{
     wire::Reader,
 };
 
-use crate::native::{Turn, Workload};
+use twofold_client::embed::{Turn, Workload};
 
 use super::standing::{Event, Line, Standing, Violation};
 

@@ -14,13 +14,14 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
+use twofold_client::{embed::Thread, find::wall_clock_offset};
 use twofold_proto::{message::Catalog, schema::Schema, time::Time};
 use twofold_runtime::{Clock, clock};
 
 use crate::{
     Failure, Verdict,
     lookup::seconds,
-    native::{self, Cluster, ClusterArguments, Thread, wall_clock_offset},
+    native::{self, Cluster, ClusterArguments},
     report::{self, PROGRESS_EVERY, median},
 };
 
@@ -222,7 +223,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     let keepers = Keepers::start(&cluster, arguments.cluster.threads().min(arguments.keys as usize))?;
     let first = &keepers.threads[0];
     first.catalog(0)?;
-    let version = first.create_anew(keeper::table(&arguments.table))?;
+    let version = native::create_anew(first, keeper::table(&arguments.table))?;
     let schema = keepers.schema(&arguments.table, &*first.catalog(version)?)?;
     let named = |error: std::io::Error| format!("--file {}: {error}", arguments.file.display());
     let mut file = BufWriter::new(File::create(&arguments.file).map_err(named)?);

@@ -14,12 +14,12 @@ use std::{
 };
 
 use twofold_apinode::request::Failure;
+use twofold_client::embed::{Turn, Workload};
 use twofold_proto::{error::ErrorCode, operation::OperationRef, time::Time};
 
 use crate::{
     keys::Keys,
     measure::{Tally, Window},
-    native::{Turn, Workload},
 };
 
 use super::rows::Operations;

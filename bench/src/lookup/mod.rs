@@ -15,6 +15,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use twofold_client::embed::Thread;
 use twofold_proto::{random::Random, schema::Schema, time::Time};
 use twofold_runtime::{Clock, clock};
 
@@ -23,7 +24,7 @@ use crate::{
     cpu::{Processes, Sample},
     keys::{Distribution, Keys},
     measure::{Tally, Window},
-    native::{self, Cluster, ClusterArguments, Thread},
+    native::{self, Cluster, ClusterArguments},
     report::{self, PROGRESS_EVERY, PhaseResult, Report},
 };
 
@@ -233,7 +234,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         return Err("--assign: at most all columns of a row but its first".into());
     }
     let cluster = Cluster::find(&arguments.cluster)?;
-    let processes = Processes::find(&arguments.server_pids, cluster.servers())?;
+    let processes = Processes::find(&arguments.server_pids, cluster.found.servers())?;
     let (sender, outcomes) = channel();
     let progress: Vec<Arc<AtomicU64>> = (0..load.threads).map(|_| Arc::default()).collect();
     let start = |(number, progress): (usize, &Arc<AtomicU64>)| {
@@ -254,9 +255,9 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         batch: load.batch,
         assigned_columns: arguments.assign,
         seed,
-        cluster: cluster.config.name.clone(),
-        data_nodes: cluster.config.data_nodes.len(),
-        replicas: cluster.config.replicas,
+        cluster: cluster.found.config.name.clone(),
+        data_nodes: cluster.found.config.data_nodes.len(),
+        replicas: cluster.found.config.replicas,
     };
     Report::new("lookup", settings, results).finish(arguments.json.as_deref())?;
     Ok(Verdict::Fine)
@@ -290,7 +291,7 @@ impl Bench<'_> {
         let mut catalog = first.catalog(0)?;
         if self.arguments.phases.contains(&Phase::Insert) {
             let columns = usize::from(self.arguments.row_size) / COLUMN_BYTES;
-            let version = first.create_anew(rows::table(name, columns))?;
+            let version = native::create_anew(first, rows::table(name, columns))?;
             catalog = first.catalog(version)?;
         }
         for thread in &self.threads[1..] {

@@ -189,7 +189,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
             threads: None,
             connect_seconds: 10,
         };
-        addresses.extend(Cluster::find(&cluster)?.servers().cloned());
+        addresses.extend(Cluster::find(&cluster)?.found.servers().cloned());
     }
     let processes = Processes::find(&arguments.server_pids, addresses.iter())?;
     let seed = arguments.seed.unwrap_or_else(clock::random_seed);

@@ -46,7 +46,7 @@ fn on(table: &str, kind: Kind) -> pb::Operation {
     pb::Operation { table: table.into(), kind: Some(kind) }
 }
 
-fn convert_one(kind: Kind) -> Result<Converted, Failure> {
+fn convert_one(kind: Kind) -> Result<Assembled, Failure> {
     operations(&tables(), NOW, &[on("t", kind)])
 }
 

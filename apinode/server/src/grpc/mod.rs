@@ -28,9 +28,9 @@ use twofold_proto::{
     message::{Outcome, Status as TransactionStatus, TransactionState},
 };
 
-use crate::handle::{Handle, Held};
-use convert::Converted;
 use status::{error_status, status};
+use twofold_client::assemble::Assembled;
+use twofold_client::handle::{Handle, Held};
 use unwritten::{Counted, Unwritten};
 
 /// How often, and how long apart, a request is made anew because the table has changed meanwhile.
@@ -134,7 +134,7 @@ impl Twofold {
 
     async fn transaction(
         &self,
-        converted: Converted,
+        converted: Assembled,
         options: Options,
         isolation: Isolation,
     ) -> Result<Executed, Failure> {
@@ -161,7 +161,7 @@ impl Twofold {
         }
     }
 
-    async fn independent(&self, converted: Converted, options: Options) -> Result<Executed, Failure> {
+    async fn independent(&self, converted: Assembled, options: Options) -> Result<Executed, Failure> {
         if converted.locks {
             let text = "a read that stands alone takes no lock; run it in a TRANSACTION";
             return Err(Error::new(ErrorCode::Malformed, text).into());

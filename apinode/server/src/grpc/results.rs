@@ -2,6 +2,7 @@
 
 use prost::bytes::Bytes;
 use twofold_apinode::request::{Failure, Results};
+use twofold_client::assemble::Shape;
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
     error::{Error, ErrorCode},
@@ -12,10 +13,7 @@ use twofold_proto::{
     wire::{Malformed, Reader},
 };
 
-use super::{
-    convert::{self, Shape},
-    status::error_message,
-};
+use super::{convert, status::error_message};
 
 /// The value.
 pub fn value(value: &ValueRef<'_>) -> pb::Value {

@@ -1,6 +1,6 @@
-//! Scans: partition after partition, some at a time, no faster than the client reads.
+//! Scans, as streams of responses.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     sync::mpsc,
@@ -8,12 +8,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use twofold_apinode::request::{Answer, Request, Results};
+use twofold_client::{
+    handle::Handle,
+    scan::{Step, Steps},
+};
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::PartitionId,
-    operation::{BodyRef, Projection},
     schema::Schema,
 };
 
@@ -21,13 +22,9 @@ use super::{
     convert::{columns, conditions},
     results::scanned,
     status::{error_status, status},
-    unexpected,
     unwritten::{Item, Unwritten},
 };
-use crate::handle::{Handle, Pending};
 
-/// Partitions that are asked for rows at a time.
-const AHEAD: usize = 8;
 /// Responses that wait for the client to read them.
 const RESPONSES: usize = 2;
 
@@ -44,14 +41,9 @@ async fn within(
 
 /// A scan that has been checked.
 pub(super) struct Scan {
-    handle: Handle,
     schema: Arc<Schema>,
-    partitions: u16,
     columns: Vec<u16>,
-    program: Vec<u8>,
-    /// Rows that may yet be returned.
-    left: u64,
-    batch: u32,
+    steps: Steps,
 }
 
 impl Scan {
@@ -60,21 +52,8 @@ impl Scan {
         let schema = tables.table(&request.table)?.clone();
         let columns = columns(&schema, request.columns.as_ref())?;
         let filter = conditions(&schema, &request.filter)?;
-        let list: Vec<u8> = columns.iter().flat_map(|index| index.to_le_bytes()).collect();
-        let before = Projection::Columns(&list);
-        let mut program = Vec::new();
-        BodyRef { conditions: filter.filter(), before, ..BodyRef::default() }.encode(&mut program);
-        let left = if request.limit == 0 { u64::MAX } else { request.limit };
-        let batch = request.batch_rows;
-        Ok(Scan {
-            handle: handle.clone(),
-            schema,
-            partitions: tables.partitions,
-            columns,
-            program,
-            left,
-            batch,
-        })
+        let steps = Steps::new(handle, &schema, &columns, &filter, request.limit, request.batch_rows);
+        Ok(Scan { schema, columns, steps })
     }
 
     /// Runs it until it is through, nobody reads it, or its time is up.
@@ -95,58 +74,22 @@ impl Scan {
     }
 
     async fn rows(mut self, sender: &mpsc::Sender<Item<pb::ScanResponse>>) -> Result<(), Status> {
-        let mut partitions = 0..self.partitions;
-        let mut ahead: VecDeque<(PartitionId, Pending)> = VecDeque::new();
-        loop {
-            while ahead.len() < AHEAD
-                && let Some(partition) = partitions.next().map(PartitionId)
-            {
-                ahead.push_back((partition, self.ask(partition, 0).await));
-            }
-            let Some((partition, pending)) = ahead.pop_front() else { return Ok(()) };
-            let (cursor, rows, held) = match pending.delivery().await {
-                (Answer::Scan { cursor, rows }, held) => (cursor, rows, held),
-                (Answer::Failed(failure), _) => return Err(status(&failure)),
-                (other, _) => return Err(status(&unexpected(&other))),
-            };
-            if let Some(cursor) = cursor {
-                ahead.push_back((partition, self.ask(partition, cursor).await));
+        while let Some(Step { rows, count, held }) =
+            self.steps.next().await.map_err(|failure| status(&failure))?
+        {
+            if sender.is_closed() {
+                break;
             }
             if rows.is_empty() {
-                if sender.is_closed() {
-                    return Ok(());
-                }
                 continue;
             }
-            let more = self.left > rows.len() as u64;
-            if sender.send((Ok(self.response(&rows)?), held)).await.is_err() || !more {
-                return Ok(());
+            let mut rows = scanned(self.columns.len(), &rows).map_err(error_status)?;
+            rows.truncate(count);
+            let response = pb::ScanResponse { columns: Vec::new(), rows };
+            if sender.send((Ok(response), held)).await.is_err() {
+                break;
             }
         }
-    }
-
-    async fn ask(&self, partition: PartitionId, cursor: u64) -> Pending {
-        let rows = match u32::try_from(self.left) {
-            Ok(left) if self.batch == 0 => left,
-            Ok(left) => left.min(self.batch),
-            Err(_) => self.batch,
-        };
-        let step = Request::ScanStep {
-            table: self.schema.id,
-            schema_version: self.schema.version,
-            partition,
-            cursor,
-            rows,
-            program: self.program.clone(),
-            deadline: None,
-        };
-        self.handle.begin(step).await
-    }
-
-    fn response(&mut self, results: &Results) -> Result<pb::ScanResponse, Status> {
-        let mut rows = scanned(self.columns.len(), results).map_err(error_status)?;
-        rows.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-        self.left -= rows.len() as u64;
-        Ok(pb::ScanResponse { columns: Vec::new(), rows })
+        Ok(())
     }
 }

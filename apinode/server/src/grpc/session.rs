@@ -16,14 +16,17 @@ use twofold_proto::{
 };
 
 use super::{
-    convert::{self, Shape},
+    convert,
     results::each,
     state,
     status::{error_message, error_status},
     token_bytes, unexpected,
     unwritten::{Item, Unwritten},
 };
-use crate::handle::{Handle, Held, Transaction};
+use twofold_client::{
+    assemble::Shape,
+    handle::{Handle, Held, Transaction},
+};
 
 /// Requests of a session that have not been answered; more wait in the client.
 const UNANSWERED_MAX: usize = 256;

@@ -18,7 +18,7 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::handle::Held;
+use twofold_client::handle::Held;
 
 /// A response of a stream, and what is held for it.
 pub(super) type Item<T> = (Result<T, Status>, Option<Held>);

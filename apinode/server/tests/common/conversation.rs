@@ -4,7 +4,7 @@ use twofold_apinode::{
     memcached::{Connection, Step, item, item::Keyspace},
     request::{Answer, Options, Request},
 };
-use twofold_apinode_server::handle::Handle;
+use twofold_client::handle::Handle;
 use twofold_proto::config::MemcachedPrefix;
 
 use super::Fake;

@@ -13,7 +13,7 @@ use twofold_apinode::{
     memcached::item,
     request::{Answer, Begin, End, Failure, Operations, Request, Results, Statement, TransactionToken},
 };
-use twofold_apinode_server::handle::{HandedOut, Handle, SharedTables, Submission, Tables};
+use twofold_client::handle::{HandedOut, Handle, SharedTables, Submission, Tables};
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, TableId, TransactionId, Version},

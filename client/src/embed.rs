@@ -1,9 +1,19 @@
-//! The machine of a thread: a cluster client, and a workload that feeds on its answers.
+//! For programs that are nothing but a client, such as a benchmark: threads with a client each, and a workload that feeds
+//! on its answers.
 //!
 //! The workload lives inside the machine, not in tasks beside it: answers that come in one turn are counted, what is
 //! asked next is encoded, and it leaves in the same turn's frames, without a wake-up and without a queue between.
 
-use std::{collections::BTreeMap, mem, sync::Arc, sync::mpsc::Sender};
+use std::{
+    collections::BTreeMap,
+    io, mem,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use twofold_apinode::{
     client::{self, Client},
@@ -11,15 +21,19 @@ use twofold_apinode::{
 };
 use twofold_proto::{
     config::ClusterConfig,
-    error::ErrorCode,
+    error::{Error, ErrorCode},
+    ids::{Endpoint, NodeId, WorkerId},
     links::{LinkEffect, LinkInput, Linked, Links},
     machine::Machine,
     message::Catalog,
     operation::OperationRef,
     time::Time,
 };
+use twofold_runtime::{Directory, Driver, Mailbox, Metrics, Owner};
 
-/// What a benchmark does in a thread.
+use crate::find::{Found, publish, setup};
+
+/// What a program does in a thread.
 pub trait Workload {
     /// What the main thread tells it.
     type Message: Send + 'static;
@@ -199,5 +213,115 @@ impl<W: Workload> Linked for Load<W> {
         self.client.end_turn(now, &mut of_client);
         self.effects = of_client;
         self.settle(now, effects);
+    }
+}
+
+/// Starts a thread with a client and the workload that `make` makes in it. `number` is the thread's own among those of this
+/// process, `patience` how long it may take to know the cluster.
+///
+/// # Errors
+/// If the system has no thread for it.
+pub fn start<W: Workload + 'static>(
+    found: &Found,
+    number: u16,
+    patience: Duration,
+    make: impl FnOnce() -> W + Send + 'static,
+) -> io::Result<Thread<W::Message>> {
+    let mailbox = Mailbox::new();
+    let setup = setup(Endpoint::new(NodeId(0), WorkerId(number)), &found.config);
+    let name = format!("client{number}");
+    let (directory, metrics, own) = (found.directory.clone(), Metrics::new().driver(&name), mailbox.clone());
+    let run = move || {
+        let owner = DirectoryOwner { directory: directory.clone() };
+        let machine = Load::new(Client::new(setup), make());
+        Driver::<_, DirectoryOwner>::new(machine, owner, own, directory, metrics).run()
+    };
+    let ended = twofold_runtime::thread::spawn(&name, run)?;
+    Ok(Thread { mailbox, patience, ended: Some(ended) })
+}
+
+/// A thread with a client. Dropping it ends the client's session, and waits until the thread has ended.
+#[derive(Debug)]
+pub struct Thread<M> {
+    mailbox: Mailbox<Say<M>>,
+    patience: Duration,
+    ended: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl<M> Drop for Thread<M> {
+    fn drop(&mut self) {
+        // A thread that has panicked has said so.
+        let _ = self.mailbox.send(Say::Stop);
+        self.mailbox.stop();
+        let _ = self.ended.take().map(JoinHandle::join);
+    }
+}
+
+impl<M> Thread<M> {
+    /// Tells the workload something.
+    ///
+    /// # Panics
+    /// If the thread has panicked; as all that is asked of it.
+    pub fn tell(&self, message: M) {
+        self.say(Say::Workload(message));
+    }
+
+    fn say(&self, say: Say<M>) {
+        if self.mailbox.send(say).is_err() {
+            panic!("the thread of a client has ended");
+        }
+    }
+
+    /// Waits until the client knows the cluster, and this version of its catalog.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotServing`] if that takes too long.
+    pub fn catalog(&self, version: u64) -> Result<Arc<Catalog>, Error> {
+        let (sender, receiver) = channel();
+        self.say(Say::Await(version, sender));
+        receive(&receiver, self.patience, "view or catalog")
+    }
+
+    /// Runs a request beside the workload, and waits for its answer.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotServing`] if there is none for `patience`.
+    pub fn request(&self, request: Request, patience: Duration) -> Result<Answer, Error> {
+        let (sender, receiver) = channel();
+        self.say(Say::Request(request, sender));
+        receive(&receiver, patience, "answer")
+    }
+}
+
+fn receive<T>(receiver: &Receiver<T>, patience: Duration, what: &str) -> Result<T, Error> {
+    receiver.recv_timeout(patience).map_err(|error| match error {
+        RecvTimeoutError::Timeout => {
+            let text = format!("the cluster has given no {what} for {} s", patience.as_secs_f64());
+            Error::new(ErrorCode::NotServing, text)
+        }
+        RecvTimeoutError::Disconnected => panic!("the thread of a client has ended"),
+    })
+}
+
+struct DirectoryOwner {
+    directory: Directory,
+}
+
+impl<W: Workload> Owner<Load<W>> for DirectoryOwner {
+    type Message = Say<W::Message>;
+
+    fn input(message: Self::Message) -> Input<'static, W::Message> {
+        Input::Say(message)
+    }
+
+    fn timer() -> Input<'static, W::Message> {
+        Input::Timer
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Config(config) => publish(&config, &self.directory),
+            Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
+        }
     }
 }

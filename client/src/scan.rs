@@ -1,0 +1,220 @@
+//! Scans: partition after partition, some at a time, no faster than they are read.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc, vec};
+
+use twofold_apinode::request::{Answer, Failure, Request, Results};
+use twofold_proto::{
+    error::{self, ErrorCode},
+    filter::{FILTER_DEPTH_MAX, FilterBuilder},
+    ids::PartitionId,
+    operation::{BodyRef, Projection, ResultRef},
+    schema::Schema,
+    wire::Reader,
+};
+
+use crate::{
+    assemble::columns,
+    cluster::Cluster,
+    error::Error,
+    handle::{Handle, Held, Pending},
+    operation::{Condition, Table, owned},
+    row::Row,
+};
+
+/// Partitions that are asked for rows at a time.
+const AHEAD: usize = 8;
+
+/// The steps of a scan: each is some rows of one partition, in no order.
+#[derive(Debug)]
+pub struct Steps {
+    handle: Handle,
+    schema: Arc<Schema>,
+    program: Vec<u8>,
+    /// Rows that may yet be returned.
+    left: u64,
+    batch: u32,
+    partitions: Range<u16>,
+    ahead: VecDeque<(PartitionId, Pending)>,
+}
+
+/// Rows that a scan has found.
+#[derive(Debug)]
+pub struct Step {
+    /// A result for each row, with the columns that were asked for.
+    pub rows: Results,
+    /// How many of them count: the others are beyond the limit.
+    pub count: usize,
+    /// To be kept until the rows are used.
+    pub held: Option<Held>,
+}
+
+impl Steps {
+    /// A scan that returns these columns of at most `limit` rows for which the filter holds, at most `batch` of them in a
+    /// step. 0 is no limit.
+    pub fn new(
+        handle: &Handle,
+        schema: &Arc<Schema>,
+        columns: &[u16],
+        filter: &FilterBuilder,
+        limit: u64,
+        batch: u32,
+    ) -> Steps {
+        let list: Vec<u8> = columns.iter().flat_map(|index| index.to_le_bytes()).collect();
+        let mut program = Vec::new();
+        let before = Projection::Columns(&list);
+        BodyRef { conditions: filter.filter(), before, ..BodyRef::default() }.encode(&mut program);
+        Steps {
+            handle: handle.clone(),
+            schema: schema.clone(),
+            program,
+            left: if limit == 0 { u64::MAX } else { limit },
+            batch,
+            partitions: 0..handle.tables().newest().partitions,
+            ahead: VecDeque::new(),
+        }
+    }
+
+    /// The next step, which may have no rows; `None`: there are no more. Where this is dropped while it waits, rows are
+    /// lost.
+    ///
+    /// # Errors
+    /// What a partition's node has said.
+    pub async fn next(&mut self) -> Result<Option<Step>, Failure> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        while self.ahead.len() < AHEAD
+            && let Some(partition) = self.partitions.next().map(PartitionId)
+        {
+            let pending = self.ask(partition, 0).await;
+            self.ahead.push_back((partition, pending));
+        }
+        let Some((partition, pending)) = self.ahead.pop_front() else { return Ok(None) };
+        match pending.delivery().await {
+            (Answer::Scan { cursor, rows }, held) => {
+                if let Some(cursor) = cursor {
+                    let pending = self.ask(partition, cursor).await;
+                    self.ahead.push_back((partition, pending));
+                }
+                // Steps that are under way together do not know of each other's rows.
+                let count = self.left.min(rows.len() as u64);
+                self.left -= count;
+                Ok(Some(Step { rows, count: count as usize, held }))
+            }
+            (Answer::Failed(failure), _) => Err(failure),
+            (other, _) => {
+                let text = format!("a scan was answered with {other:?}");
+                Err(error::Error::new(ErrorCode::Internal, text).into())
+            }
+        }
+    }
+
+    async fn ask(&self, partition: PartitionId, cursor: u64) -> Pending {
+        let rows = match u32::try_from(self.left) {
+            Ok(left) if self.batch == 0 => left,
+            Ok(left) => left.min(self.batch),
+            Err(_) => self.batch,
+        };
+        let step = Request::ScanStep {
+            table: self.schema.id,
+            schema_version: self.schema.version,
+            partition,
+            cursor,
+            rows,
+            program: self.program.clone(),
+            deadline: None,
+        };
+        self.handle.begin(step).await
+    }
+}
+
+/// A scan of a table's committed rows, before it runs.
+#[derive(Clone, Debug)]
+#[must_use = "a scan does nothing until it is run"]
+pub struct Scan {
+    cluster: Cluster,
+    table: Table,
+    columns: Vec<String>,
+    conditions: Vec<Condition>,
+    limit: u64,
+}
+
+impl Scan {
+    pub(crate) fn new(cluster: Cluster, table: &Table) -> Scan {
+        Scan { cluster, table: table.clone(), columns: Vec::new(), conditions: Vec::new(), limit: 0 }
+    }
+
+    /// Returns these columns; all, if there are none.
+    pub fn columns<'n>(self, names: impl IntoIterator<Item = &'n str>) -> Scan {
+        Scan { columns: owned(names), ..self }
+    }
+
+    /// Only rows for which this holds, too. It is looked at where the rows are.
+    pub fn when(mut self, condition: Condition) -> Scan {
+        self.conditions.push(condition);
+        self
+    }
+
+    /// At most so many rows.
+    pub fn limit(self, rows: u64) -> Scan {
+        Scan { limit: rows, ..self }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// If it names columns or values that the table does not have.
+    pub fn rows(self) -> Result<Rows, Error> {
+        let schema = &self.table.0;
+        let columns = columns(schema, &self.columns)?;
+        let mut filter = FilterBuilder::new();
+        for condition in &self.conditions {
+            condition.build(schema, &mut filter, FILTER_DEPTH_MAX)?;
+        }
+        let steps = Steps::new(self.cluster.handle(), schema, &columns, &filter, self.limit, 0);
+        Ok(Rows {
+            steps,
+            schema: schema.clone(),
+            columns: columns.into(),
+            ready: Vec::new().into_iter(),
+            held: None,
+        })
+    }
+}
+
+/// The rows of a scan, in no order. One that is there throughout comes exactly once. Some are fetched ahead; where nobody
+/// asks for more, no more are.
+#[derive(Debug)]
+pub struct Rows {
+    steps: Steps,
+    schema: Arc<Schema>,
+    columns: Arc<[u16]>,
+    ready: vec::IntoIter<Row>,
+    /// For the rows that are ready.
+    held: Option<Held>,
+}
+
+impl Rows {
+    /// The next row; `None`: there are no more. Where this is dropped while it waits, rows are lost.
+    ///
+    /// # Errors
+    /// What a data node has said; the scan is over then.
+    pub async fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            if let Some(row) = self.ready.next() {
+                return Ok(Some(row));
+            }
+            self.held = None;
+            let Some(Step { rows, count, held }) = self.steps.next().await? else { return Ok(None) };
+            self.held = held;
+            let row = |result: Result<&[u8], &Failure>| {
+                let bytes = result.map_err(|failure| failure.error.clone())?;
+                let result = ResultRef::parse(&mut Reader::new(bytes, "scanned row"))?;
+                let nothing = || error::Error::new(ErrorCode::Internal, "a scanned row is empty");
+                Row::new(&self.schema, &self.columns, &result.before.ok_or_else(nothing)?)
+            };
+            let ready: Vec<Row> = rows.iter().take(count).map(row).collect::<Result<_, _>>()?;
+            self.ready = ready.into_iter();
+        }
+    }
+}
