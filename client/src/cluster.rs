@@ -187,6 +187,23 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+impl Cluster {
+    /// One whose requests come out here.
+    pub(crate) fn by_hand(
+        in_flight: usize,
+        known: crate::handle::Tables,
+    ) -> (Cluster, tokio::sync::mpsc::Receiver<crate::handle::Submission>) {
+        let tables = SharedTables::new();
+        tables.publish(known);
+        let (handle, submissions) = Handle::new(tables.clone(), Default::default());
+        let threads = vec![Thread { handle, mailbox: Mailbox::new(), ended: Mutex::new(None) }];
+        let permits = Semaphore::new(in_flight);
+        let shared = Arc::new(Shared { threads, tables, next: AtomicUsize::new(0), permits });
+        (Cluster { shared, deadline: None, in_flight }, submissions)
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.stop();

@@ -64,6 +64,8 @@ pub mod handle;
 mod operation;
 mod row;
 pub mod scan;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 pub use cluster::{Builder, Cluster, TransactionOutcome};

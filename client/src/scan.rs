@@ -1,6 +1,6 @@
 //! Scans: partition after partition, some at a time, no faster than they are read.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, vec};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration, vec};
 
 use twofold_apinode::request::{Answer, Failure, Request, Results};
 use twofold_proto::{
@@ -33,6 +33,8 @@ pub struct Steps {
     /// Rows that may yet be returned.
     left: u64,
     batch: u32,
+    /// Of each step.
+    deadline: Option<Duration>,
     partitions: Range<u16>,
     ahead: VecDeque<(PartitionId, Pending)>,
 }
@@ -69,6 +71,7 @@ impl Steps {
             program,
             left: if limit == 0 { u64::MAX } else { limit },
             batch,
+            deadline: None,
             partitions: 0..handle.tables().newest().partitions,
             ahead: VecDeque::new(),
         }
@@ -122,7 +125,7 @@ impl Steps {
             cursor,
             rows,
             program: self.program.clone(),
-            deadline: None,
+            deadline: self.deadline,
         };
         self.handle.begin(step).await
     }
@@ -160,7 +163,7 @@ impl Scan {
         Scan { limit: rows, ..self }
     }
 
-    /// Runs it.
+    /// Runs it. The cluster's deadline is that of each step, not of the scan.
     ///
     /// # Errors
     /// If it names columns or values that the table does not have.
@@ -171,7 +174,8 @@ impl Scan {
         for condition in &self.conditions {
             condition.build(schema, &mut filter, FILTER_DEPTH_MAX)?;
         }
-        let steps = Steps::new(self.cluster.handle(), schema, &columns, &filter, self.limit, 0);
+        let mut steps = Steps::new(self.cluster.handle(), schema, &columns, &filter, self.limit, 0);
+        steps.deadline = self.cluster.options().deadline;
         Ok(Rows {
             steps,
             schema: schema.clone(),
