@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `native` | the native client with a workload inside: one machine a thread |
 //! | `lookup` | single rows by key: NDB's flexAsynch |
-//! | `memcached` | get and set at any memcached server |
+//! | `memcached` | get and set at any memcached server, or at Redis |
+//! | `compare` | both, and the same at memcached and Redis by turns |
 //! | `journal` | notes every acknowledged write while nodes fail, and looks for all of them afterwards |
 //! | `keys`, `measure`, `cpu`, `report` | which keys; the window that counts; CPU time; what is printed |
 
+mod compare;
 mod cpu;
 mod journal;
 mod keys;
@@ -48,8 +50,10 @@ Exit codes: 0 done; 1 it could not be done; 2 a wrong command line; 3 done, and 
 enum Command {
     /// Inserts, updates, reads and deletes single rows by their key, through the native client
     Lookup(lookup::Arguments),
-    /// Gets and sets items of any memcached server
+    /// Gets and sets items of any memcached server, or of Redis
     Memcached(memcached::Arguments),
+    /// Runs lookup and memcached, and the same on memcached and Redis, by turns; ends in a table of targets and results
+    Compare(compare::Arguments),
     /// Writes and reads while nodes fail: notes every acknowledged write in a file, and says how long keys were out of
     /// reach
     Journal(journal::Arguments),
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Lookup(arguments) => lookup::run(arguments),
         Command::Memcached(arguments) => memcached::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Verify(arguments) => journal::verify(arguments),
     };

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Failure, cpu::Usage, measure::Tally};
 
 /// How one phase of one run went.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PhaseResult {
     /// The phase.
     pub phase: String,
@@ -31,7 +31,7 @@ pub struct PhaseResult {
 }
 
 /// Latencies in microseconds.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say all")]
 pub struct LatencyResult {
     pub mean: f64,
@@ -43,7 +43,7 @@ pub struct LatencyResult {
 }
 
 /// CPU time in microseconds.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct CpuResult {
     /// Of this process.
     pub client: f64,

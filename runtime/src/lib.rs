@@ -14,6 +14,7 @@ pub mod angel;
 pub mod bootstrap;
 pub mod clock;
 mod connection;
+pub mod descriptors;
 mod dial;
 pub mod driver;
 pub mod handshake;

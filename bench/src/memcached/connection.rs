@@ -1,9 +1,16 @@
 //! One connection: requests go out by the pipeline, and the next ones when all are answered.
 
-use std::{cell::RefCell, ops::ControlFlow, rc::Rc};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    ops::ControlFlow,
+    pin::Pin,
+    rc::Rc,
+    task::{Poll, ready},
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 use twofold_proto::time::Time;
@@ -14,10 +21,10 @@ use crate::{
     measure::{Tally, Window},
 };
 
-use super::protocol::{Answers, Piece, put_get, put_meta_get, put_set};
+use super::protocol::{Answers, Piece, Protocol};
 
 /// Bytes that are read at once at most.
-const READ_BYTES: usize = 16 << 10;
+pub const READ_BYTES: usize = 64 << 10;
 
 /// What a connection asks for.
 #[derive(Clone, Debug)]
@@ -35,14 +42,16 @@ pub enum Asks {
 pub struct Common {
     /// When.
     pub window: Window,
-    /// Whether by the meta commands.
-    pub meta: bool,
+    /// In which words.
+    pub protocol: Protocol,
     /// Commands in a pipeline.
     pub pipeline: usize,
     /// Bytes of a value.
     pub value_size: usize,
     /// What follows the key of a set.
     pub set_rest: Vec<u8>,
+    /// Where all of them read, so that many connections take little memory.
+    pub buffer: RefCell<Vec<u8>>,
     /// What happened.
     pub tally: RefCell<Tally>,
     /// When the last answer came.
@@ -80,9 +89,8 @@ impl Pipeline {
                 break;
             }
             match asks {
-                Asks::Get { .. } if common.meta => put_meta_get(keys[0], out),
-                Asks::Get { .. } => put_get(keys, out),
-                Asks::Fill(_) | Asks::Set(_) => put_set(common.meta, keys[0], &common.set_rest, out),
+                Asks::Get { .. } => common.protocol.put_get(keys, out),
+                Asks::Fill(_) | Asks::Set(_) => common.protocol.put_set(keys[0], &common.set_rest, out),
             }
             self.ends.push(self.keys.len());
         }
@@ -123,6 +131,17 @@ impl Pipeline {
                     return ControlFlow::Continue(());
                 }
             }
+            Piece::Next { .. } | Piece::Missing => {
+                match piece {
+                    Piece::Next { bytes } if bytes == common.value_size => done(&mut tally),
+                    Piece::Missing => tally.fail("no such item"),
+                    _ => tally.fail("an item of a wrong size"),
+                }
+                self.keys_done += 1;
+                if self.keys_done < end {
+                    return ControlFlow::Continue(());
+                }
+            }
             Piece::End => (self.keys_done..end).for_each(|_| tally.fail("no such item")),
             Piece::Stored => done(&mut tally),
             Piece::Other(line) => (self.keys_done..end).for_each(|_| tally.fail(line.clone())),
@@ -141,9 +160,9 @@ pub async fn run(mut stream: TcpStream, mut asks: Asks, common: Rc<Common>) {
 }
 
 async fn exchange(stream: &mut TcpStream, asks: &mut Asks, common: &Common) -> Result<(), String> {
-    let (mut answers, mut pipeline) = (Answers::default(), Pipeline::default());
-    let (mut request, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
-    let mut kept = 0;
+    let (mut answers, mut pipeline) = (Answers::new(common.protocol), Pipeline::default());
+    // What is sent, and what has come and is no whole line yet.
+    let (mut request, mut rest) = (Vec::new(), Vec::new());
     loop {
         pipeline.sent = Clock.now();
         if pipeline.sent >= common.window.end {
@@ -156,17 +175,42 @@ async fn exchange(stream: &mut TcpStream, asks: &mut Asks, common: &Common) -> R
         }
         stream.write_all(&request).await.map_err(|error| error.to_string())?;
         while !pipeline.is_done() {
-            let read = stream.read(&mut buffer[kept..]).await.map_err(|error| error.to_string())?;
-            if read == 0 {
-                return Err("closed by the server".into());
-            }
-            let now = Clock.now();
-            let used = answers.read(&buffer[..kept + read], |piece| pipeline.take(now, piece, common))?;
-            buffer.copy_within(used..kept + read, 0);
-            kept = kept + read - used;
-            common.finished.set(now);
+            let take_in = |bytes: &[u8]| {
+                let now = Clock.now();
+                common.finished.set(now);
+                let take = |piece| pipeline.take(now, piece, common);
+                if rest.is_empty() {
+                    let used = answers.read(bytes, take)?;
+                    rest.extend_from_slice(&bytes[used..]);
+                } else {
+                    rest.extend_from_slice(bytes);
+                    let used = answers.read(&rest, take)?;
+                    rest.drain(..used);
+                }
+                Ok(())
+            };
+            read(stream, common, take_in).await?;
         }
     }
+}
+
+/// Waits for bytes, and has them taken in.
+async fn read(
+    stream: &mut TcpStream,
+    common: &Common,
+    mut take_in: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    let read = poll_fn(|context| {
+        let mut buffer = common.buffer.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut buffer);
+        let result = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+        Poll::Ready(match (result, buffer.filled()) {
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(()), []) => Err("closed by the server".into()),
+            (Ok(()), bytes) => take_in(bytes),
+        })
+    });
+    read.await
 }
 
 #[cfg(test)]
@@ -176,10 +220,11 @@ mod tests {
     fn common() -> Common {
         Common {
             window: Window::unbounded(Time(0)),
-            meta: false,
+            protocol: Protocol::Classic,
             pipeline: 2,
             value_size: 3,
             set_rest: Vec::new(),
+            buffer: RefCell::default(),
             tally: RefCell::default(),
             finished: Default::default(),
         }
@@ -222,6 +267,19 @@ mod tests {
             ]
         );
         assert!(pipeline.is_done());
+    }
+
+    #[test]
+    fn items_without_keys_are_those_asked_for_in_their_order() {
+        let common = common();
+        let mut pipeline = Pipeline { keys: vec![4, 5, 6, 7], ends: vec![3, 4], ..Pipeline::default() };
+        let mut take = |piece| pipeline.take(Time(9), piece, &common).is_break();
+        assert!(!take(Piece::Next { bytes: 3 }));
+        assert!(!take(Piece::Missing));
+        assert!(!take(Piece::Next { bytes: 4 }));
+        assert!(take(Piece::Next { bytes: 3 }), "the last of the second command");
+        assert_eq!(common.tally.borrow().done, 2);
+        assert_eq!(failed(&common), [("an item of a wrong size".into(), 1), ("no such item".into(), 1)]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Get and set at any server that speaks memcached's ASCII protocol.
+//! Get and set at any server that speaks memcached's ASCII protocol, or Redis'.
 
 mod connection;
 mod protocol;
@@ -14,11 +14,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::{net::TcpStream, task::spawn_local, time::timeout};
 use twofold_proto::{config::Address, random::Random, time::Time};
-use twofold_runtime::{Clock, clock, thread};
+use twofold_runtime::{Clock, clock, descriptors, thread};
 
 use crate::{
     Failure, Verdict,
@@ -30,8 +29,8 @@ use crate::{
     report::{self, PROGRESS_EVERY, PhaseResult, Report},
 };
 
-use connection::{Asks, Common};
-use protocol::{KEYS_MAX, set_rest};
+use connection::{Asks, Common, READ_BYTES};
+use protocol::{KEYS_MAX, Protocol};
 
 /// How long all connections of a thread have to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(60);
@@ -54,7 +53,18 @@ enum Phase {
     Get,
 }
 
-/// Gets and sets items of any memcached server, Twofold's frontend among them.
+/// What a server speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Spoken {
+    /// memcached's get and set
+    Memcached,
+    /// memcached's mg and ms
+    Meta,
+    /// Redis' GET, MGET and SET
+    Redis,
+}
+
+/// Gets and sets items of any memcached server, Twofold's frontend among them, or of Redis.
 ///
 /// Each connection sends its pipeline of commands, waits for all answers, and begins anew. A get of many keys counts
 /// each key as an operation.
@@ -84,9 +94,13 @@ pub struct Arguments {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     multi_get: u32,
 
-    /// Speak the meta commands mg and ms
-    #[arg(long, env = "TWOFOLD_BENCH_META", conflicts_with = "multi_get")]
-    meta: bool,
+    /// What the server speaks
+    #[arg(long, env = "TWOFOLD_BENCH_PROTOCOL", value_enum, default_value_t = Spoken::Memcached)]
+    protocol: Spoken,
+
+    /// Replicas that have to have each set before it counts (Redis: WAIT)
+    #[arg(long, env = "TWOFOLD_BENCH_REPLICAS", value_name = "COUNT", default_value_t = 0)]
+    replicas: u32,
 
     /// Bytes of a value
     #[arg(long, env = "TWOFOLD_BENCH_VALUE_SIZE", default_value_t = 100)]
@@ -149,7 +163,7 @@ struct Settings {
     threads: usize,
     pipeline: u32,
     multi_get: u32,
-    meta: bool,
+    protocol: String,
     value_size: u32,
     items: u64,
     keys: String,
@@ -159,6 +173,7 @@ struct Settings {
 struct Bench<'a> {
     arguments: &'a Arguments,
     server: SocketAddr,
+    protocol: Protocol,
     threads: usize,
     connections: usize,
     seed: u64,
@@ -177,7 +192,9 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     let connections = arguments.connections as usize;
     let cores = || available_parallelism().map_or(1, usize::from);
     let threads = arguments.threads.map_or_else(cores, usize::from).min(connections);
-    allow_descriptors(connections as u64 + OTHER_DESCRIPTORS)?;
+    let needed = connections as u64 + OTHER_DESCRIPTORS;
+    descriptors::allow(needed)
+        .map_err(|error| format!("{needed} descriptors are needed ({error}); see ulimit -n"))?;
     let unknown = |error: &dyn std::fmt::Display| format!("--server {}: {error}", arguments.server);
     let server = arguments.server.to_socket_addrs().map_err(|error| unknown(&error))?.next();
     let server = server.ok_or_else(|| unknown(&"no address"))?;
@@ -193,7 +210,8 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     }
     let processes = Processes::find(&arguments.server_pids, addresses.iter())?;
     let seed = arguments.seed.unwrap_or_else(clock::random_seed);
-    let bench = Bench { arguments, server, threads, connections, seed, processes };
+    let protocol = arguments.protocol()?;
+    let bench = Bench { arguments, server, protocol, threads, connections, seed, processes };
     let results = bench.run()?;
     let settings = Settings {
         server: arguments.server.clone(),
@@ -201,7 +219,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         threads,
         pipeline: arguments.pipeline,
         multi_get: arguments.multi_get,
-        meta: arguments.meta,
+        protocol: format!("{protocol:?}"),
         value_size: arguments.value_size,
         items: arguments.items,
         keys: format!("{:?}", arguments.keys).to_lowercase(),
@@ -211,25 +229,25 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     Ok(Verdict::Fine)
 }
 
-/// Raises the limit on open descriptors, if it is below that.
-fn allow_descriptors(needed: u64) -> Result<(), Failure> {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < needed) {
-        limit.current = Some(needed);
-        limit.maximum = limit.maximum.map(|maximum| maximum.max(needed));
-        setrlimit(Resource::Nofile, limit)
-            .map_err(|error| format!("{needed} descriptors are needed ({error}); see ulimit -n"))?;
+impl Arguments {
+    fn protocol(&self) -> Result<Protocol, Failure> {
+        match self.protocol {
+            Spoken::Redis => Ok(Protocol::Redis { replicas: self.replicas }),
+            _ if self.replicas > 0 => Err("--replicas is for --protocol redis".into()),
+            Spoken::Meta if self.multi_get > 1 => Err("--multi-get: a meta get has one key".into()),
+            Spoken::Meta => Ok(Protocol::Meta),
+            Spoken::Memcached => Ok(Protocol::Classic),
+        }
     }
-    Ok(())
 }
 
 impl Bench<'_> {
     fn run(&self) -> Result<Vec<PhaseResult>, Failure> {
         let Arguments { pipeline, multi_get, value_size, items, keys, .. } = self.arguments;
         println!(
-            "memcached at {}: {items} items of {value_size} bytes, {} connections in {} threads, pipelines of {pipeline}, \
+            "{:?} at {}: {items} items of {value_size} bytes, {} connections in {} threads, pipelines of {pipeline}, \
              gets of {multi_get}, keys {keys:?}, seed {}",
-            self.server, self.connections, self.threads, self.seed
+            self.arguments.protocol, self.server, self.connections, self.threads, self.seed
         );
         println!("{}", report::heading());
         let mut results = Vec::new();
@@ -277,7 +295,8 @@ impl Bench<'_> {
 
     /// Starts a thread with its share of connections, and of keys.
     fn start(&self, thread: usize, phase: Phase, random: &mut Random) -> Result<Running, Failure> {
-        let Arguments { meta, pipeline, value_size, items, .. } = *self.arguments;
+        let Arguments { pipeline, value_size, items, .. } = *self.arguments;
+        let protocol = self.protocol;
         let bound = |place: usize| (u128::from(items) * place as u128 / self.connections as u128) as u64;
         let keys = |first, random| Keys::new(self.arguments.keys, items, 0.99, first, random);
         let asks: Vec<Asks> = (thread..self.connections)
@@ -296,10 +315,11 @@ impl Bench<'_> {
         let server = self.server;
         let common = move |window| Common {
             window,
-            meta,
+            protocol,
             pipeline: pipeline as usize,
             value_size: value_size as usize,
-            set_rest: set_rest(meta, value_size as usize),
+            set_rest: protocol.set_rest(value_size as usize),
+            buffer: RefCell::new(vec![0; READ_BYTES]),
             tally: RefCell::default(),
             finished: std::cell::Cell::new(Time(0)),
         };
