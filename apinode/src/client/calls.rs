@@ -16,7 +16,7 @@ use twofold_proto::{
 
 use crate::request::{Answer, Failure, TransactionToken};
 
-use super::{Client, LEARNED_MAX, NEVER, transactions::not_undone};
+use super::{Bounds, Client, LEARNED_MAX, NEVER, transactions::not_undone};
 
 /// What fails for a moment is tried again after a random part of this, doubled each time up to the second.
 const BACKOFF_MIN: Duration = Duration::from_millis(1);
@@ -24,11 +24,13 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 /// Nothing is tried again this short before its deadline: «not applied» is a better answer than «pending».
 const RETRY_MARGIN: Duration = Duration::from_millis(5);
 /// Deadlines are kept to this: looking at all of them takes a while.
-const SWEEP_EVERY: Duration = Duration::from_millis(10);
+pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(10);
 /// At its deadline a commit is given up, and its worker may say for so long that nothing came of it.
 const CANCEL_GRACE: Duration = Duration::from_millis(20);
 /// Larger buffers are not kept in free slots.
 const SPARE_BYTES_MAX: usize = 4096;
+/// Longer lists of those who share a read are not kept in free slots.
+const SPARE_SHARERS_MAX: usize = 16;
 
 /// Who is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +106,8 @@ pub(super) enum Work {
 pub(super) struct Call {
     pub work: Work,
     pub owner: Owner,
+    /// Who else is told: owners of equal reads; see `operations`.
+    pub sharers: Vec<Owner>,
     pub stage: Stage,
     pub deadline: Time,
     /// Where it is sent.
@@ -131,11 +135,43 @@ pub(super) struct Calls {
     slots: Vec<Call>,
     free: Vec<u32>,
     bytes: usize,
+    /// Of all calls.
+    sharers: usize,
 }
 
 impl Calls {
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Whether another one would be within these bounds.
+    pub fn has_room(&self, bounds: &Bounds) -> bool {
+        self.len() + self.sharers < bounds.calls && self.bytes < bounds.bytes
+    }
+
+    /// Has another owner told what the call's owner is told.
+    pub fn share(&mut self, slot: u32, owner: Owner) {
+        self.slots[slot as usize].sharers.push(owner);
+        self.sharers += 1;
+    }
+
+    /// Takes from a call those who are told; [`Calls::put_back`] takes the list back.
+    pub fn take_owners(&mut self, slot: u32) -> (Owner, Vec<Owner>) {
+        let call = &mut self.slots[slot as usize];
+        self.sharers -= call.sharers.len();
+        (std::mem::replace(&mut call.owner, Owner::Nobody), std::mem::take(&mut call.sharers))
+    }
+
+    /// Keeps a list's memory.
+    pub fn put_back(&mut self, slot: u32, mut sharers: Vec<Owner>) {
+        sharers.clear();
+        sharers.shrink_to(SPARE_SHARERS_MAX);
+        self.slots[slot as usize].sharers = sharers;
+    }
+
+    /// All who are told of calls.
+    pub fn owners(&self) -> impl Iterator<Item = Owner> {
+        self.iter().flat_map(|(_, call)| std::iter::once(call.owner).chain(call.sharers.iter().copied()))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Call)> {
@@ -170,6 +206,7 @@ impl Calls {
             self.slots.push(Call {
                 work: Work::Read,
                 owner: Owner::Nobody,
+                sharers: Vec::new(),
                 stage: Stage::Free,
                 deadline: NEVER,
                 partition: PartitionId(0),
@@ -213,8 +250,8 @@ impl Client {
         }
         // A rollback is small, makes room, and there is one for each open transaction at most.
         let rolls_back = matches!(work, Work::Statement(statement) if statement.has(ROLLBACK));
-        if !rolls_back && (self.calls.len() >= bounds.calls || self.calls.bytes >= bounds.bytes) {
-            let (calls, bytes) = (self.calls.len(), self.calls.bytes);
+        if !rolls_back && !self.calls.has_room(bounds) {
+            let (calls, bytes) = (self.calls.len() + self.calls.sharers, self.calls.bytes);
             let text = format!("{calls} requests with {bytes} bytes are under way at this client");
             return Err(Error::new(ErrorCode::Overloaded, text));
         }
@@ -504,12 +541,16 @@ impl Client {
         operation: Option<u16>,
         state: TransactionState,
     ) {
-        let call = self.calls.get_mut(slot);
-        let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
+        let (owner, sharers) = self.calls.take_owners(slot);
+        let call = self.calls.get(slot);
         let is_transaction = matches!(call.work, Work::Statement(_));
         let token = (error.code == ErrorCode::OutcomePending).then_some(call.token);
         let timestamp = if is_transaction { call.timestamp } else { 0 };
         let failure = Failure { error, operation, state, token, timestamp };
+        for &owner in &sharers {
+            self.tell_operation(owner, Err(failure.clone()));
+        }
+        self.calls.put_back(slot, sharers);
         match owner {
             Owner::Nobody => {}
             Owner::Operation(_) | Owner::Part { .. } => self.tell_operation(owner, Err(failure)),
@@ -637,9 +678,11 @@ impl Client {
     }
 
     pub(super) fn check_calls(&self) {
-        let mut committing = 0;
-        let mut timers = 0;
+        let (mut committing, mut timers, mut sharers) = (0, 0, 0);
         for (slot, call) in self.calls.iter() {
+            let shared = call.work == Work::Read && call.owner != Owner::Nobody;
+            assert!(shared || call.sharers.is_empty(), "call {slot} is shared: {call:?}");
+            sharers += call.sharers.len();
             committing += usize::from(call.committing);
             match call.stage {
                 Stage::Sent(link) | Stage::Asking(link) => {
@@ -665,7 +708,8 @@ impl Client {
             "commits without an answer, mark {}",
             self.session.mark()
         );
-        self.batches.check(self.calls.iter().map(|(_, call)| call.owner));
+        assert_eq!(sharers, self.calls.sharers, "those who share reads");
+        self.batches.check(self.calls.owners());
     }
 }
 

@@ -63,7 +63,7 @@ use crate::request::{Answer, HandedOut, Request};
 use calls::Calls;
 use catalog::Change;
 use cluster::Peer;
-use operations::Batches;
+use operations::{Batches, UnsentReads};
 use session::Session;
 use transactions::Interactive;
 
@@ -191,6 +191,8 @@ counters! {
     submitted;
     /// Those that were answered
     answered;
+    /// Reads that were answered with the answer to an equal one
+    shared;
     /// Reads and steps of scans sent again because their worker was gone
     resent;
     /// Questions for the outcome of a transaction
@@ -238,6 +240,7 @@ pub struct Client {
     session: Session,
     calls: Calls,
     batches: Batches,
+    unsent_reads: UnsentReads,
     /// By the frontend's handle.
     transactions: BTreeMap<u64, Interactive>,
     changes: BTreeMap<u32, Change>,
@@ -290,6 +293,7 @@ impl Client {
             session: Session::default(),
             calls: Calls::default(),
             batches: Batches::default(),
+            unsent_reads: UnsentReads::default(),
             transactions: BTreeMap::new(),
             changes: BTreeMap::new(),
             next_change: 0,
@@ -530,6 +534,7 @@ impl Linked for Client {
 
     fn end_turn(&mut self, now: Time, _: &mut Vec<Effect>) {
         self.now = self.now.max(now);
+        self.unsent_reads.clear();
         let all = std::mem::take(&mut self.seal_all);
         self.links.seal(self.epoch, all);
     }

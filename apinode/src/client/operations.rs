@@ -1,5 +1,10 @@
 //! Independent operations, one by one or in batches, and steps of scans.
+//!
+//! Equal reads of one turn are one call. A call that was begun in this turn has not left: frames do when the turn ends. So
+//! whoever joins it is answered by a read that a worker begins after the joiner has asked; nobody sees a state that is
+//! older than its own question. What was sent in an earlier turn is joined by nobody: its worker may have read already.
 
+use hashbrown::HashTable;
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{PartitionId, TableId},
@@ -17,7 +22,7 @@ use crate::request::{Answer, Durability, Failure, Operations, Options, Request, 
 
 use super::{
     Client,
-    calls::{Call, Owner, Stage, Work},
+    calls::{Call, Owner, SWEEP_EVERY, Stage, Work},
 };
 
 /// An independent request, until all its operations are answered.
@@ -37,6 +42,18 @@ pub(super) struct Batches {
     free: Vec<u32>,
     /// Of all their results.
     bytes: usize,
+}
+
+/// Calls of reads that were begun in this turn, by the key's hash. One may have ended, and its slot have another's
+/// call, since.
+#[derive(Debug, Default)]
+pub(super) struct UnsentReads(HashTable<(u64, u32)>);
+
+impl UnsentReads {
+    /// They are about to be sent.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl Batches {
@@ -155,14 +172,15 @@ pub(super) fn plain_result(kind: OperationKind) -> [u8; 2] {
 }
 
 impl Client {
-    /// Starts an operation as a transaction of its own. Its owner is told, unless it could not even begin.
+    /// Starts an operation as a transaction of its own; returns its call. Its owner is told, unless it could not even
+    /// begin.
     #[inline]
     pub(super) fn operate(
         &mut self,
         owner: Owner,
         deadline: Time,
         operation: &OperationRef<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<u32, Error> {
         let partitions = self.partitions()?;
         if operation.key.len() > KEY_BYTES_MAX {
             let text = format!("a key of {} bytes; {KEY_BYTES_MAX} are allowed", operation.key.len());
@@ -181,6 +199,31 @@ impl Client {
         let slot = self.open_call(work, owner, deadline, partition, |body| operation.encode(body))?;
         self.calls.get_mut(slot).token.partition = partition;
         self.launch(slot);
+        Ok(slot)
+    }
+
+    /// Starts a read, or joins one that is the same and has not been sent.
+    fn read(&mut self, owner: Owner, deadline: Time, operation: &OperationRef<'_>) -> Result<(), Error> {
+        let hash = operation.hash.index_seed();
+        let same = |&(_, slot): &(u64, u32)| {
+            let call = self.calls.get(slot);
+            call.work == Work::Read
+                && call.owner != Owner::Nobody
+                // Deadlines are kept no more exactly than that.
+                && call.deadline.since(deadline).max(deadline.since(call.deadline)) <= SWEEP_EVERY
+                && OperationRef::parse(&mut Reader::new(&call.body, "operation"))
+                    .is_ok_and(|known| known == OperationRef { lock: LockMode::None, ..*operation })
+        };
+        if let Some(&(_, slot)) = self.unsent_reads.0.find(hash, same)
+            && self.calls.has_room(&self.setup.bounds)
+        {
+            self.room_for_results(1)?;
+            self.counters.shared += 1;
+            self.calls.share(slot, owner);
+            return Ok(());
+        }
+        let slot = self.operate(owner, deadline, operation)?;
+        self.unsent_reads.0.insert_unique(hash, (hash, slot), |&(hash, _)| hash);
         Ok(())
     }
 
@@ -204,7 +247,11 @@ impl Client {
         for (index, operation) in read_operations(operations).enumerate() {
             let owner = Owner::Part { batch, operation: index as u16 };
             let operation = operation.expect("checked above");
-            if let Err(error) = self.operate(owner, deadline, &operation) {
+            let begun = match operation.writes() {
+                true => self.operate(owner, deadline, &operation).map(drop),
+                false => self.read(owner, deadline, &operation),
+            };
+            if let Err(error) = begun {
                 self.tell_operation(owner, Err(error.into()));
             }
         }
@@ -241,7 +288,20 @@ impl Client {
             self.late_operation(request, result);
             return Ok(());
         }
-        let (owner, writes) = (call.owner, call.work != Work::Read);
+        let writes = call.work != Work::Read;
+        let (owner, sharers) = self.calls.take_owners(request);
+        for &owner in &sharers {
+            self.tell_done(owner, writes, result)?;
+        }
+        self.calls.put_back(request, sharers);
+        self.tell_done(owner, writes, result)?;
+        self.release(request);
+        Ok(())
+    }
+
+    /// Tells who submitted an operation what it has answered, if there is room for it.
+    #[inline]
+    fn tell_done(&mut self, owner: Owner, writes: bool, result: &[u8]) -> Result<(), Malformed> {
         let room = match owner {
             Owner::Part { batch, .. } if result.len() > SMALL_RESULT => {
                 self.batches.room(batch, result.len()).and_then(|()| self.room_for_results(result.len()))
@@ -254,9 +314,7 @@ impl Client {
             Err(_) if writes => without_rows(result, &mut short).map(|()| Ok(&short[..]))?,
             Err(error) => Err(error.into()),
         };
-        self.calls.get_mut(request).owner = Owner::Nobody;
         self.tell_operation(owner, result);
-        self.release(request);
         Ok(())
     }
 

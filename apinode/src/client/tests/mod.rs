@@ -6,6 +6,7 @@ mod deadlines;
 mod faults;
 mod operations;
 mod outcome;
+mod sharing;
 mod transactions;
 
 use twofold_proto::{

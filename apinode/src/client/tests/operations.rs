@@ -233,6 +233,10 @@ fn error_code(result: Result<&[u8], &Failure>) -> ErrorCode {
     result.unwrap_err().error.code
 }
 
+fn read_of(key: &[u8]) -> OperationRef<'_> {
+    operation(OperationKind::Read, 0, key)
+}
+
 /// What a write is answered without its row.
 fn is_without_row(result: Result<&[u8], &Failure>) -> bool {
     let result = ResultRef::parse(&mut Reader::new(result.unwrap(), "test")).unwrap();
@@ -244,7 +248,7 @@ fn the_results_of_a_batch_are_bounded() {
     let mut net = Net::ready(1);
     let (first, second) = (with_row(90), with_row(100));
     let options = Options { result_bytes: Some(first.len() + second.len() - 1), ..Options::default() };
-    let operations = operations(&[read(0), read(0), write(0), read(0)]);
+    let operations = operations(&[read(0), read_of(b"1"), write(0), read_of(b"2")]);
     net.submit(5, Request::Independent { operations, options });
     net.arrived(11, 0);
     net.confirm(11, 0, &first);
@@ -267,7 +271,9 @@ fn the_results_of_a_batch_are_bounded() {
 #[test]
 fn a_batch_has_as_many_bytes_of_results_as_a_statement_unless_it_says() {
     let mut net = Net::ready(1);
-    net.submit(5, independent(&[read(0); 17]));
+    let keys: Vec<[u8; 1]> = (0..17).map(|number| [number]).collect();
+    let reads: Vec<_> = keys.iter().map(|key| read_of(key)).collect();
+    net.submit(5, independent(&reads));
     net.arrived(11, 0);
     let result = with_row(1 << 20);
     (0..17).for_each(|request| net.confirm(11, request, &result));
@@ -291,7 +297,7 @@ fn results_that_are_not_written_yet_are_bounded() {
     let mut net = Net::ready(1);
     net.client.setup.bounds.result_bytes = 1000;
     net.client.count_handed_out(Box::new(Held(900)));
-    net.submit(1, independent(&[read(0), write(0), read(0)]));
+    net.submit(1, independent(&[read(0), write(0), read_of(b"1")]));
     net.submit(2, scan(0, 0));
     net.arrived(11, 0);
     net.confirm(11, 0, &with_row(80));
