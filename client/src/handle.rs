@@ -25,6 +25,8 @@ use twofold_proto::{
     time::ClusterTime,
 };
 
+use crate::admission::{self, Admission, Places};
+
 /// Requests that wait for the client's thread to take them; past these their senders wait.
 const WAITING_MAX: usize = 1024;
 
@@ -73,6 +75,8 @@ pub enum Submission {
 pub struct Reply {
     answer: oneshot::Sender<(Answer, Held)>,
     handed_out: HandedOut,
+    /// What the request takes until it is answered.
+    _places: Places,
 }
 
 impl Reply {
@@ -193,6 +197,7 @@ pub struct Handle {
     transactions: Arc<AtomicU64>,
     handed_out: HandedOut,
     serving: watch::Sender<bool>,
+    admission: Option<Admission>,
 }
 
 impl Handle {
@@ -201,7 +206,7 @@ impl Handle {
     pub fn new(tables: SharedTables, handed_out: HandedOut) -> (Handle, mpsc::Receiver<Submission>) {
         let (submissions, receiver) = mpsc::channel(WAITING_MAX);
         let (transactions, serving) = (Arc::default(), watch::Sender::new(false));
-        (Handle { submissions, tables, transactions, handed_out, serving }, receiver)
+        (Handle { submissions, tables, transactions, handed_out, serving, admission: None }, receiver)
     }
 
     /// Whether the thread's client reaches all of the cluster; `false` at first.
@@ -220,12 +225,41 @@ impl Handle {
         Transaction { handle, submissions: self.submissions.clone(), ended: false }
     }
 
-    /// Hands a request over; what is handed over from one task arrives in order. The answer comes through `Pending`.
+    /// A handle whose requests have to be admitted. Without it all are.
+    #[must_use]
+    pub fn with_admission(self, admission: Admission) -> Handle {
+        Handle { admission: Some(admission), ..self }
+    }
+
+    /// Waits until so many operations are admitted.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] if that takes too long.
+    pub async fn admit(&self, operations: usize) -> Result<Places, Error> {
+        match &self.admission {
+            Some(admission) => admission.admit(operations).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Hands a request over, when there is room for it; what is handed over from one task arrives in order. The answer
+    /// comes through `Pending`.
     pub async fn begin(&self, request: Request) -> Pending {
+        let places = self.admit(admission::operations(&request)).await;
+        self.begin_admitted(request, places).await
+    }
+
+    /// Hands over a request that has been admitted, or has not.
+    async fn begin_admitted(&self, request: Request, places: Result<Places, Error>) -> Pending {
         let (answer, receiver) = oneshot::channel();
-        // If the client is gone, so is the sender of the answer.
-        let reply = Reply { answer, handed_out: self.handed_out.clone() };
-        let _ = self.submissions.send(Submission::Request(request, reply)).await;
+        let reply = |_places| Reply { answer, handed_out: self.handed_out.clone(), _places };
+        match places {
+            Ok(places) => {
+                // If the client is gone, so is the sender of the answer.
+                let _ = self.submissions.send(Submission::Request(request, reply(places))).await;
+            }
+            Err(error) => reply(None).send(Answer::Failed(error.into())),
+        }
         Pending(receiver)
     }
 
@@ -236,8 +270,19 @@ impl Handle {
 
     /// Runs operations, each on its own.
     pub async fn execute(&self, operations: Operations, options: Options) -> (Results, Option<Held>) {
+        let places = self.admit(operations.count.into()).await;
+        self.execute_admitted(operations, options, places).await
+    }
+
+    /// Runs operations that have been admitted; those that have not fail.
+    pub async fn execute_admitted(
+        &self,
+        operations: Operations,
+        options: Options,
+        places: Result<Places, Error>,
+    ) -> (Results, Option<Held>) {
         let count = usize::from(operations.count);
-        let pending = self.begin(Request::Independent { operations, options }).await;
+        let pending = self.begin_admitted(Request::Independent { operations, options }, places).await;
         match pending.delivery().await {
             (Answer::Operations(results), held) => (results, held),
             (Answer::Failed(failure), _) => (Results::failed(count, &failure), None),

@@ -54,6 +54,7 @@
 //! [`assemble`] for their encoding, [`embed`] for a workload that lives in the client's own thread. They change as the project
 //! does.
 
+pub mod admission;
 pub mod assemble;
 mod cluster;
 pub mod connect;

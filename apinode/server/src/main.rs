@@ -14,6 +14,7 @@ use tokio::{
 use tonic::transport::{Server, server::TcpIncoming};
 use twofold_apinode_server::{cluster, grpc, memcached};
 use twofold_client::{
+    admission::Admission,
     connect::{Connect, Message, connect},
     find::publish,
     handle::SharedTables,
@@ -23,14 +24,16 @@ use twofold_proto::{
     ids::{Endpoint, NodeId, WorkerId},
 };
 use twofold_runtime::{
-    Directory, EXIT_DO_NOT_RESTART, Mailbox, Metrics, bootstrap, listener, logging, metrics::DriverMetrics,
-    recorder, signals::StopRequests, thread,
+    Directory, EXIT_DO_NOT_RESTART, Mailbox, Metrics, bootstrap, descriptors, listener, logging,
+    metrics::DriverMetrics, recorder, signals::StopRequests, thread,
 };
 
 use arguments::Arguments;
 
 /// Connections that the system keeps for a thread until they are accepted.
 const BACKLOG: u32 = 1024;
+/// Descriptors of the process beside those of memcached's clients: of gRPC's, of data nodes, of files.
+const OTHER_DESCRIPTORS: u64 = 2048;
 /// How long a node that was asked to stop waits for its answers.
 const STOP_TIME: Duration = Duration::from_secs(10);
 /// How often a gRPC client is asked whether it is still there, and how long it may take to say so.
@@ -169,10 +172,18 @@ async fn start(
                 .map_err(|error| Failure::Setting(format!("cannot listen on {host}:{port}: {error}")))?,
         );
     }
+    let needed = arguments.max_connections as u64 + OTHER_DESCRIPTORS;
+    if let Err(error) = descriptors::allow(needed) {
+        tracing::warn!(
+            "the system allows fewer than {needed} open descriptors ({error}); see ulimit -n, --max-connections"
+        );
+    }
     let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
     let items = memcached.clone();
     metrics.ask(move |tell| items.figures(tell));
-    let (directory, tables) = (Directory::new(), SharedTables::new());
+    let (directory, tables, admission) = (Directory::new(), SharedTables::new(), Admission::default());
+    let door = admission.clone();
+    metrics.ask(move |tell| door.figures(tell));
     publish(config, &directory);
     tables.map_keys(&config.memcached);
     let (report, reports) = mpsc::unbounded_channel();
@@ -193,8 +204,9 @@ async fn start(
         };
         let name = format!("api{place}");
         let (metrics, memcached, report) = (metrics.driver(&name), memcached.clone(), report.clone());
+        let admission = admission.of_another_thread();
         thread::spawn(&name, move || async move {
-            let ended = serve(connect, metrics, sockets, memcached, &report).await;
+            let ended = serve(connect, metrics, sockets, memcached, admission, &report).await;
             // The process that does not listen any more is about to end.
             let _ = report.send(Report::Ended(ended.map_err(|error| error.to_string())));
         })?;
@@ -229,13 +241,16 @@ async fn serve(
     metrics: DriverMetrics,
     sockets: Sockets,
     memcached: Arc<memcached::Server>,
+    admission: Admission,
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let place = own.own.worker.0.into();
     let (driver, handle) = connect(own, metrics);
+    let handle = handle.with_admission(admission);
     let listen = async {
         cluster::prepare(&handle).await;
         let items = sockets.memcached.listen(BACKLOG)?;
-        spawn_local(memcached.serve(items, handle.clone()));
+        spawn_local(memcached.serve(place, items, handle.clone()));
         let calls: TcpListener = sockets.grpc.listen(BACKLOG)?;
         let services = grpc::services(handle.clone()).await?;
         // The process that does not listen any more is about to end.

@@ -2,20 +2,22 @@
 
 use std::{
     cell::RefCell,
-    io,
+    future::poll_fn,
+    io, net,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Instant,
 };
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::{AbortHandle, JoinSet, spawn_local},
+    task::{AbortHandle, JoinSet, spawn_local, yield_now},
     time::{self, Duration},
 };
 use twofold_apinode::{
@@ -33,12 +35,19 @@ use twofold_proto::{
     wire::Reader,
 };
 
-use twofold_client::handle::{Handle, Tables};
+use twofold_client::{
+    admission::Places,
+    handle::{Handle, Tables},
+};
+
+use crate::seats::{Seat, Seats};
 
 /// Bytes read at once, at most.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 /// Wait where accepting fails, for want of descriptors.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+/// Connections at rest whose memory a thread keeps for others.
+const SPARE_CONNECTIONS: usize = 64;
 /// Partitions that a flush_all works on at a time.
 const FLUSH_PARTITIONS: usize = 16;
 /// Items that it deletes at a time.
@@ -49,8 +58,7 @@ const FLUSH_ROWS: u32 = 512;
 pub struct Server {
     port: u16,
     threads: usize,
-    connections_max: usize,
-    connections: Semaphore,
+    seats: Arc<Seats>,
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
     bytes_read: AtomicU64,
@@ -86,8 +94,7 @@ impl Server {
         Arc::new(Server {
             port,
             threads,
-            connections_max,
-            connections: Semaphore::new(connections_max),
+            seats: Seats::new(threads, connections_max),
             connections_total: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
@@ -98,9 +105,15 @@ impl Server {
         })
     }
 
-    /// Serves connections of one thread until it is dropped. To be called in a runtime for tasks that are not `Send`.
-    pub async fn serve(self: Arc<Server>, listener: TcpListener, handle: Handle) {
+    /// Serves the connections of the thread at this place until it is dropped, and takes in those of others. To be called
+    /// in a runtime for tasks that are not `Send`.
+    ///
+    /// # Panics
+    /// Panics if that thread serves already.
+    pub async fn serve(self: Arc<Server>, place: usize, listener: TcpListener, handle: Handle) {
+        let mut arrivals = self.seats.open(place);
         let thread = Rc::new(Thread {
+            place,
             server: self,
             handle,
             items: RefCell::new((
@@ -108,19 +121,23 @@ impl Server {
                 Err(Error::new(ErrorCode::NotServing, "the tables are not known yet")),
             )),
             buffer: RefCell::new(vec![0; READ_BYTES]),
+            spare: RefCell::default(),
         });
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!("memcached: cannot accept a connection: {error}");
-                    time::sleep(ACCEPT_WAIT).await;
-                    continue;
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => drop(connections.spawn_local(thread.clone().admit(stream))),
+                    Err(error) => {
+                        tracing::warn!("memcached: cannot accept a connection: {error}");
+                        time::sleep(ACCEPT_WAIT).await;
+                    }
+                },
+                Some((stream, seat)) = arrivals.recv() => {
+                    connections.spawn_local(thread.clone().welcome(stream, seat));
                 }
-            };
-            connections.spawn_local(thread.clone().admit(stream));
+            }
         }
     }
 
@@ -140,8 +157,7 @@ impl Server {
         }
         let figure = |name, help, value| Figure::gauge("memcached", name, help, value);
         let counter = |name, help, value| Figure { kind: FigureKind::Counter, ..figure(name, help, value) };
-        let current = self.connections_max - self.connections.available_permits();
-        tell(figure("connections", "Connections that are open", current as u64));
+        tell(figure("connections", "Connections that are open", self.seats.taken() as u64));
         tell(counter("connections_accepted", "Connections accepted", load(&self.connections_total)));
         tell(counter("connections_refused", "Connections refused", load(&self.connections_refused)));
         tell(counter("read_bytes", "Bytes read", load(&self.bytes_read)));
@@ -150,15 +166,14 @@ impl Server {
 
     fn general(&self) -> Vec<(&'static str, String)> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let current = self.connections_max - self.connections.available_permits();
         let mut figures = vec![
             ("pid", std::process::id().to_string()),
             ("uptime", self.started.elapsed().as_secs().to_string()),
             ("time", (Handle::now().0 / 1000).to_string()),
             ("version", concat!("1.6.18-twofold-", env!("CARGO_PKG_VERSION")).into()),
             ("pointer_size", usize::BITS.to_string()),
-            ("max_connections", self.connections_max.to_string()),
-            ("curr_connections", current.to_string()),
+            ("max_connections", self.seats.most().to_string()),
+            ("curr_connections", self.seats.taken().to_string()),
             ("total_connections", load(&self.connections_total)),
             ("rejected_connections", load(&self.connections_refused)),
         ];
@@ -176,7 +191,7 @@ impl Server {
 
     fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("maxconns", self.connections_max.to_string()),
+            ("maxconns", self.seats.most().to_string()),
             ("tcpport", self.port.to_string()),
             ("udpport", "0".into()),
             ("evictions", "off".into()),
@@ -206,24 +221,47 @@ type Bound = Result<Rc<Keyspace>, Error>;
 
 /// What the connections of one thread share.
 struct Thread {
+    place: usize,
     server: Arc<Server>,
     handle: Handle,
     /// How operations on items are written, by what is known of the tables.
     items: RefCell<(Arc<Tables>, Bound)>,
     /// Where all of them read; what was read is copied to its connection at once, so an idle one holds no buffer.
     buffer: RefCell<Vec<u8>>,
+    /// What connections at rest have left: those that are idle hold nothing, and those that are busy use what is in the
+    /// processor's cache.
+    #[expect(clippy::vec_box, reason = "the task of an idle connection holds a pointer, not a connection")]
+    spare: RefCell<Vec<Box<Connection>>>,
 }
 
 impl Thread {
+    /// Finds a seat for a connection that has come to this thread.
     async fn admit(self: Rc<Thread>, mut stream: TcpStream) {
-        let server = self.server.clone();
+        let server = &self.server;
         server.connections_total.fetch_add(1, Ordering::Relaxed);
-        let Ok(_permit) = server.connections.try_acquire() else {
-            server.connections_refused.fetch_add(1, Ordering::Relaxed);
-            // As memcached does; that it may not arrive does no harm.
-            let _ = stream.write_all(b"ERROR Too many open connections\r\n").await;
-            return;
-        };
+        match server.seats.take(self.place) {
+            Some(seat) if seat.thread() == self.place => self.serve(stream, seat).await,
+            Some(seat) => match stream.into_std() {
+                Ok(stream) => seat.hand_over(stream),
+                Err(error) => tracing::warn!("memcached: cannot hand over a connection: {error}"),
+            },
+            None => {
+                server.connections_refused.fetch_add(1, Ordering::Relaxed);
+                // As memcached does; that it may not arrive does no harm.
+                let _ = stream.write_all(b"ERROR Too many open connections\r\n").await;
+            }
+        }
+    }
+
+    /// Serves a connection that has come to another thread.
+    async fn welcome(self: Rc<Thread>, stream: net::TcpStream, seat: Seat) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.serve(stream, seat).await,
+            Err(error) => tracing::warn!("memcached: cannot take a connection: {error}"),
+        }
+    }
+
+    async fn serve(self: &Rc<Thread>, stream: TcpStream, _seat: Seat) {
         if let Err(error) = self.converse(stream).await {
             tracing::debug!("memcached: a connection ended: {error}");
         }
@@ -232,26 +270,44 @@ impl Thread {
     async fn converse(self: &Rc<Thread>, mut stream: TcpStream) -> io::Result<()> {
         // Answers are whole when they are written.
         stream.set_nodelay(true)?;
-        let mut connection = Connection::new();
+        stream.readable().await?;
+        let mut connection = Box::new(Connection::new());
+        // Operations of the last batch, and the places for as many in the next.
+        let (mut operations, mut places) = (1, None);
+        // Whether something was run since the last reading.
+        let mut ran = true;
         loop {
             let items = self.items();
             let step = connection.step(Handle::now(), items.as_deref());
+            // Only what is run needs them.
+            let admitted = places.take().filter(|_| matches!(step, Step::Execute(_)));
             // What waits for its answer lets nothing that is answered wait. A client that does not read stays here.
             self.send(&mut connection, &mut stream).await?;
             match step {
                 Step::Read => {
-                    if !self.read(&mut connection, &stream).await? {
-                        return Ok(());
+                    if !std::mem::take(&mut ran) {
+                        // One that says much and asks for nothing would not wait otherwise.
+                        yield_now().await;
+                    }
+                    match self.read(connection, &mut stream, operations).await? {
+                        Some((read, admitted)) => (connection, places) = (read, Some(admitted)),
+                        None => return Ok(()),
                     }
                 }
-                Step::Execute(operations) => {
+                Step::Execute(batch) => {
+                    operations = batch.count.into();
+                    let admitted = match admitted {
+                        Some(admitted) => admitted,
+                        None => self.handle.admit(operations).await,
+                    };
                     let options = Options { result_bytes: Some(RESULT_BYTES_MAX), ..Options::default() };
-                    let (results, held) = self.handle.execute(operations, options).await;
+                    let (results, held) = self.handle.execute_admitted(batch, options, admitted).await;
                     connection.executed(&results);
                     drop(results);
                     // The next step may add no more than a few lines to what they have become.
                     self.send(&mut connection, &mut stream).await?;
                     drop(held);
+                    ran = true;
                 }
                 Step::FlushAll { at } => match self.flush_all(at).await {
                     Ok(()) => connection.said(Ok("OK")),
@@ -285,22 +341,48 @@ impl Thread {
         Ok(())
     }
 
-    /// `false` at the end.
-    async fn read(&self, connection: &mut Connection, stream: &TcpStream) -> io::Result<bool> {
+    /// Waits until there is something to read, and room for so many operations, and reads. Who waits holds no memory,
+    /// if it is at rest, and no places. None at the end.
+    async fn read(
+        &self,
+        connection: Box<Connection>,
+        stream: &mut TcpStream,
+        operations: usize,
+    ) -> io::Result<Option<(Box<Connection>, Result<Places, Error>)>> {
+        let mut connection = Some(connection);
+        if let Some(idle) = connection.take_if(|connection| connection.is_at_rest()) {
+            self.leave(idle);
+        }
         loop {
             stream.readable().await?;
-            let mut buffer = self.buffer.borrow_mut();
-            match stream.try_read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(bytes) => {
-                    connection.input().extend_from_slice(&buffer[..bytes]);
-                    self.server.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            let places = self.handle.admit(operations).await;
+            // Unlike `try_read`, this knows when there is no more, and saves the attempt.
+            let read = poll_fn(|context| {
+                let mut buffer = self.buffer.borrow_mut();
+                let mut read = ReadBuf::new(&mut buffer);
+                let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(context, &mut read) else {
+                    return Poll::Ready(Ok(None));
+                };
+                let mut connection = connection.take().unwrap_or_else(|| self.take_spare());
+                connection.input().extend_from_slice(read.filled());
+                Poll::Ready(result.map(|()| Some((connection, read.filled().len()))))
+            });
+            if let Some((connection, bytes)) = read.await? {
+                self.server.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+                return Ok((bytes > 0).then_some((connection, places)));
             }
         }
+    }
+
+    fn leave(&self, connection: Box<Connection>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_CONNECTIONS {
+            spare.push(connection);
+        }
+    }
+
+    fn take_spare(&self) -> Box<Connection> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Box::new(Connection::at_rest()))
     }
 
     fn stats(&self, connection: &mut Connection, kind: &[u8]) {

@@ -204,7 +204,7 @@ fn serve(fake: Fake) -> SocketAddr {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             sender.send(address).unwrap();
-            Server::new(address.port(), 1, 4).serve(listener, fake.start()).await;
+            Server::new(address.port(), 1, 4).serve(0, listener, fake.start()).await;
         });
     });
     receiver.recv().unwrap()
@@ -402,7 +402,7 @@ fn of_flushes_with_delay_one_waits() {
     twofold_runtime::thread::runtime().unwrap().block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(Server::new(address.port(), 1, 4).serve(listener, Fake::new().start()));
+        tokio::task::spawn_local(Server::new(address.port(), 1, 4).serve(0, listener, Fake::new().start()));
         let said =
             format!("set a 0 0 1\r\nx\r\n{}flush_all 2000000\r\n", "flush_all 1 noreply\r\n".repeat(500));
         let heard = tokio::task::spawn_blocking(move || say(address, said.as_bytes())).await.unwrap();

@@ -96,6 +96,11 @@ impl Batch {
         self.used.clear();
     }
 
+    /// Whether nothing of it is left. That its answers were large of late is forgotten.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.get.is_none() && self.entries.is_empty() && self.builder.operations.count == 0
+    }
+
     pub(super) fn is_full(&self) -> bool {
         usize::from(self.builder.operations.count) >= self.limit
             || self.builder.operations.bytes.len() >= BYTES_FULL

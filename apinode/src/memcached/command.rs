@@ -190,6 +190,11 @@ pub struct Parser {
 }
 
 impl Parser {
+    /// One that has read some commands, and is between two.
+    pub fn between_commands() -> Parser {
+        Parser { started: true, ..Parser::default() }
+    }
+
     /// The next command, and `rest` moved behind it. `None`: more bytes are needed. The next call then has to be given
     /// the same bytes again, with more behind them; `rest` may have moved a little even so.
     pub fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Option<Command<'a>> {

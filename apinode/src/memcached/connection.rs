@@ -92,6 +92,22 @@ impl Connection {
         }
     }
 
+    /// A connection on which something has been said and answered. What is there of one that [`Connection::is_at_rest`]
+    /// will do as well.
+    pub fn at_rest() -> Connection {
+        Connection { parser: Parser::between_commands(), ..Connection::new() }
+    }
+
+    /// Whether nothing of it is left but its memory: all that was said is answered, and the answers are sent.
+    pub fn is_at_rest(&self) -> bool {
+        self.read == self.input.len()
+            && self.answers.out.is_empty()
+            && self.parser == Parser::between_commands()
+            && !self.closing
+            && self.waiting == Waiting::Nothing
+            && self.batch.is_at_rest()
+    }
+
     /// Where input goes, behind what is there. It never holds more than one value and one line, and what was last put
     /// there.
     ///

@@ -4,5 +4,6 @@ mod bad_input;
 mod client;
 mod failover;
 mod grpc;
+mod many;
 mod metrics;
 mod told;

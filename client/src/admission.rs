@@ -1,0 +1,158 @@
+//! How much a thread takes on. Past what the cluster can do, more under way brings no more done, only longer waits; so
+//! what is beyond a bound waits for its turn, first come first served, and is refused if that does not come soon.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use twofold_apinode::request::Request;
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    figure::{Figure, FigureKind},
+};
+
+/// Operations of a thread that are under way at most: some times what keeps data nodes busy, and one each for the connections
+/// that a thread has at most where each has one command under way.
+const PLACES: usize = 8192;
+/// How long others wait for their turn.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// What all threads have done.
+#[derive(Debug, Default)]
+struct Counted {
+    waited: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// The door of one thread.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    places: Arc<Semaphore>,
+    counted: Arc<Counted>,
+}
+
+/// The places of operations that were admitted, until they are answered.
+pub type Places = Option<OwnedSemaphorePermit>;
+
+/// How many operations count for a request. Statements of interactive transactions, questions and changes of the catalog
+/// need no room: what holds locks must be able to end.
+pub fn operations(request: &Request) -> usize {
+    match request {
+        Request::Independent { operations, .. } | Request::Transaction { operations, .. } => {
+            operations.count.into()
+        }
+        Request::ScanStep { .. } => 1,
+        Request::Statement(_) | Request::Status(_) | Request::CreateTable(_) | Request::DropTable(_) => 0,
+    }
+}
+
+impl Default for Admission {
+    fn default() -> Admission {
+        Admission { places: Arc::new(Semaphore::new(PLACES)), counted: Arc::default() }
+    }
+}
+
+impl Admission {
+    /// The door of another thread of this process.
+    pub fn of_another_thread(&self) -> Admission {
+        Admission { counted: self.counted.clone(), ..Admission::default() }
+    }
+
+    /// Waits until there is room for so many operations.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] if there is none for too long.
+    pub async fn admit(&self, operations: usize) -> Result<Places, Error> {
+        if operations == 0 {
+            return Ok(None);
+        }
+        // A request that is larger than the whole has it alone.
+        let wanted = operations.min(PLACES) as u32;
+        if let Ok(places) = self.places.clone().try_acquire_many_owned(wanted) {
+            return Ok(Some(places));
+        }
+        self.counted.waited.fetch_add(1, Ordering::Relaxed);
+        match timeout(WAIT, self.places.clone().acquire_many_owned(wanted)).await {
+            Ok(places) => Ok(Some(places.expect("the semaphore is not closed"))),
+            Err(_) => {
+                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                let text = format!("{PLACES} operations are under way in this thread of the API node");
+                Err(Error::new(ErrorCode::Overloaded, text))
+            }
+        }
+    }
+
+    /// What all threads have done.
+    pub fn figures(&self, tell: &mut dyn FnMut(Figure)) {
+        let mut counter = |name, help, value: &AtomicU64| {
+            let value = value.load(Ordering::Relaxed);
+            tell(Figure { kind: FigureKind::Counter, ..Figure::gauge("admission", name, help, value) });
+        };
+        counter("waited", "Requests that had to wait for others to end", &self.counted.waited);
+        counter("refused", "Requests refused after such a wait", &self.counted.refused);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+    use twofold_apinode::request::Statement;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_much_is_refused_soon() {
+        let admission = Admission::default();
+        let most = admission.admit(PLACES - 1).await.unwrap();
+        let start = Instant::now();
+        let error = admission.admit(2).await.unwrap_err();
+        assert_eq!((error.code, start.elapsed()), (ErrorCode::Overloaded, WAIT));
+        let _one = admission.admit(1).await.unwrap();
+        drop(most);
+        let mut figures = Vec::new();
+        admission.of_another_thread().figures(&mut |figure| figures.push((figure.name, figure.value)));
+        assert_eq!(figures, [("waited", 1), ("refused", 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_are_admitted_first_come_first_served() {
+        let admission = Admission::default();
+        let first = admission.admit(PLACES).await.unwrap();
+        let large = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.admit(PLACES).await }
+        });
+        tokio::task::yield_now().await;
+        let small = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.admit(1).await }
+        });
+        tokio::task::yield_now().await;
+        advance(WAIT / 2).await;
+        drop(first);
+        let large = large.await.unwrap().unwrap();
+        assert!(!small.is_finished(), "it came later");
+        drop(large);
+        assert!(small.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_larger_than_the_whole_has_it_alone_and_what_ends_transactions_needs_no_room() {
+        let admission = Admission::default();
+        let all = admission.admit(2 * PLACES).await.unwrap();
+        assert!(admission.admit(1).await.is_err());
+        assert!(
+            admission.admit(operations(&Request::Statement(Statement::default()))).await.unwrap().is_none()
+        );
+        drop(all);
+        assert!(admission.admit(1).await.is_ok());
+    }
+}
