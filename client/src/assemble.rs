@@ -7,6 +7,7 @@ use twofold_apinode::request::{Failure, Operations};
 use twofold_proto::{
     error::{Error, ErrorCode, counted},
     filter::{Comparison, FilterBuilder},
+    ids::TableId,
     key::{encode_key, hash_distribution_key},
     limits::{REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
     operation::{
@@ -14,7 +15,7 @@ use twofold_proto::{
     },
     placement::KeyHash,
     row::encode_row,
-    schema::Schema,
+    schema::{Column, Schema, Table},
     value::ValueRef,
 };
 
@@ -165,6 +166,36 @@ fn row<'v>(
             None => refusal.error(schema, None),
         }
     })
+}
+
+/// A table to be created; id and version are yet to be given. Keys are columns by name; without a distribution key it is
+/// the primary key.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn table(
+    name: String,
+    columns: Vec<Column>,
+    primary_key: &[String],
+    distribution_key: &[String],
+) -> Result<Table, Error> {
+    let bad = |text: String| Error::new(ErrorCode::BadTable, text);
+    let indexes = |names: &[String], what: &str| {
+        let index = |key: &String| {
+            let found = columns.iter().position(|column| column.name.eq_ignore_ascii_case(key));
+            let missing = || bad(format!("table `{name}`: {what}: there is no column `{key}`"));
+            found.map(|index| index as u16).ok_or_else(missing)
+        };
+        names.iter().map(index).collect::<Result<Vec<u16>, Error>>()
+    };
+    let primary_key = indexes(primary_key, "primary key")?;
+    let distribution_key = match distribution_key.is_empty() {
+        true => primary_key.clone(),
+        false => indexes(distribution_key, "distribution key")?,
+    };
+    let table = Table { id: TableId(0), name, version: 1, columns, primary_key, distribution_key };
+    table.check().map_err(|invalid| bad(invalid.0))?;
+    Ok(table)
 }
 
 /// One operation as it is put together.

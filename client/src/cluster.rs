@@ -20,7 +20,6 @@ use twofold_proto::{
     error::ErrorCode,
     ids::{Endpoint, NodeId, WorkerId},
     message::{self, Status},
-    schema,
 };
 use twofold_runtime::{Mailbox, Metrics, thread};
 
@@ -30,7 +29,7 @@ use crate::{
     error::{Error, Token},
     find::Found,
     handle::{Handle, SharedTables},
-    operation::{Operation, Table},
+    operation::{NewTable, Operation, Table},
     row::Outcome,
     scan::Scan,
     transaction::{Commit, Transaction},
@@ -264,11 +263,12 @@ impl Cluster {
         Ok(Table(self.shared.tables.newest().table(name)?.clone()))
     }
 
-    /// Creates a table; its id and version are given to it.
+    /// Creates a table. When this returns, every serving node knows it.
     ///
     /// # Errors
     /// [`ErrorCode::TableExists`], or what is wrong with it.
-    pub async fn create_table(&self, table: schema::Table) -> Result<Table, Error> {
+    pub async fn create_table(&self, table: NewTable) -> Result<Table, Error> {
+        let table = table.checked()?;
         let name = table.name.clone();
         self.change(Request::CreateTable(table)).await?;
         self.table(&name)

@@ -2,11 +2,13 @@
 //! operations there.
 //!
 //! ```no_run
-//! use twofold_client::{Cluster, Comparison, Condition};
+//! use twofold_client::{Cluster, Column, ColumnType, Comparison, Condition, NewTable};
 //!
 //! # async fn example() -> Result<(), twofold_client::Error> {
 //! let cluster = Cluster::connect(["127.0.0.1:1186"]).await?;
-//! let fruit = cluster.table("fruit")?;
+//! let name = Column::new("name", ColumnType::Text { max_chars: 30 });
+//! let fruit = NewTable::new("fruit").column(name).column(Column::new("price", ColumnType::I32));
+//! let fruit = cluster.create_table(fruit.primary_key(["name"])).await?;
 //!
 //! // One operation, and many in one request, each on its own.
 //! cluster.run(fruit.write([("name", "pear".into()), ("price", 4.into())])).await?;
@@ -71,7 +73,7 @@ mod transaction;
 
 pub use cluster::{Builder, Cluster, TransactionOutcome};
 pub use error::{Error, Token};
-pub use operation::{Condition, Lock, Operation, Table};
+pub use operation::{Condition, Lock, NewTable, Operation, Table};
 pub use row::{Outcome, Row};
 pub use scan::{Rows, Scan};
 pub use transaction::{Commit, Savepoint, Transaction};

@@ -10,7 +10,7 @@ use twofold_proto::{
     filter::{Comparison, FILTER_DEPTH_MAX, FilterBuilder},
     ids::Version,
     operation::{Change, LockMode, OperationKind},
-    schema::{self, Schema},
+    schema::{self, Column, Schema},
     time::ClusterTime,
     value::{Value, ValueRef},
 };
@@ -68,6 +68,57 @@ impl Table {
         row: impl IntoIterator<Item = (&'v str, ValueRef<'v>)>,
     ) -> Operation {
         Operation(Assembly::of_row(kind, &self.0, row.into_iter().map(Ok)))
+    }
+}
+
+/// A table to be created.
+///
+/// ```
+/// use twofold_client::{Column, ColumnType, NewTable};
+///
+/// let fruit = NewTable::new("fruit")
+///     .column(Column::new("name", ColumnType::Text { max_chars: 30 }))
+///     .column(Column::new("price", ColumnType::I32).nullable())
+///     .primary_key(["name"]);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a table is created by `Cluster::create_table`"]
+pub struct NewTable {
+    name: String,
+    columns: Vec<Column>,
+    primary_key: Vec<String>,
+    distribution_key: Vec<String>,
+}
+
+impl NewTable {
+    /// One of this name, without columns.
+    pub fn new(name: impl Into<String>) -> NewTable {
+        NewTable {
+            name: name.into(),
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            distribution_key: Vec::new(),
+        }
+    }
+
+    /// With another column.
+    pub fn column(mut self, column: Column) -> NewTable {
+        self.columns.push(column);
+        self
+    }
+
+    /// The primary key's columns, in its order.
+    pub fn primary_key<'n>(self, names: impl IntoIterator<Item = &'n str>) -> NewTable {
+        NewTable { primary_key: owned(names), ..self }
+    }
+
+    /// Columns of the primary key, in its order: rows equal in them are stored together. Without them it is all of it.
+    pub fn distribution_key<'n>(self, names: impl IntoIterator<Item = &'n str>) -> NewTable {
+        NewTable { distribution_key: owned(names), ..self }
+    }
+
+    pub(crate) fn checked(self) -> Result<schema::Table, error::Error> {
+        assemble::table(self.name, self.columns, &self.primary_key, &self.distribution_key)
     }
 }
 

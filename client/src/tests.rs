@@ -21,7 +21,7 @@ use twofold_proto::{
 
 use crate::{
     Cluster, Column, ColumnType, Comparison, Condition, Epoch, Error, ErrorClass, ErrorCode, Isolation, Lock,
-    Operation, Table, Value, ValueRef,
+    NewTable, Operation, Table, Value, ValueRef,
     handle::{Reply, Submission, Tables},
     schema,
 };
@@ -285,6 +285,23 @@ fn operations_are_checked_before_they_are_sent() {
             tokio::join!(timeout(Duration::from_millis(10), cluster.run(fine)), next_batch(&mut submissions));
         OperationRef::parse(&mut Reader::new(&operations.bytes, "operation")).unwrap().parse_body().unwrap();
     });
+}
+
+#[test]
+fn tables_are_checked_before_they_are_created() {
+    let id = || Column::new("id", ColumnType::U32);
+    let table = NewTable::new("t").column(id()).column(Column::new("n", ColumnType::I64));
+    let checked = table.clone().primary_key(["n", "ID"]).distribution_key(["n"]).checked().unwrap();
+    assert_eq!((checked.primary_key, checked.distribution_key), (vec![1, 0], vec![1]));
+    for (wrong, text) in [
+        (table.clone().primary_key(["x"]), "TF-1010: table `t`: primary key: there is no column `x`"),
+        (table.clone().primary_key(["n"]).distribution_key(["id"]), "TF-1010: "),
+        (table.clone().column(id()).primary_key(["n"]), "TF-1010: "),
+        (table, "TF-1010: "),
+    ] {
+        let error = wrong.checked().unwrap_err().to_string();
+        assert!(error.starts_with(text), "{error}");
+    }
 }
 
 #[test]

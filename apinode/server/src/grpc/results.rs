@@ -2,11 +2,10 @@
 
 use prost::bytes::Bytes;
 use twofold_apinode::request::{Failure, Results};
-use twofold_client::assemble::Shape;
+use twofold_client::assemble::{self, Shape};
 use twofold_grpc::v1 as pb;
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::TableId,
     operation::{OperationKind, Refusal, ResultCode, ResultRef, ReturnedRow},
     schema::{Column, ColumnType, Schema, Table},
     value::ValueRef,
@@ -122,22 +121,8 @@ pub fn table(definition: &pb::TableDefinition) -> Result<Table, Error> {
         }
         columns.push(column);
     }
-    let indexes = |names: &[String], what: &str| {
-        let index = |name: &String| {
-            let found = definition.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name));
-            found.map(|index| index as u16).ok_or_else(|| bad(format!("{what}: there is no column `{name}`")))
-        };
-        names.iter().map(index).collect::<Result<Vec<u16>, Error>>()
-    };
-    let primary_key = indexes(&definition.primary_key, "primary key")?;
-    let distribution_key = match definition.distribution_key.is_empty() {
-        true => primary_key.clone(),
-        false => indexes(&definition.distribution_key, "distribution key")?,
-    };
     let name = definition.name.clone();
-    let table = Table { id: TableId(0), name, version: 1, columns, primary_key, distribution_key };
-    table.check().map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.0))?;
-    Ok(table)
+    assemble::table(name, columns, &definition.primary_key, &definition.distribution_key)
 }
 
 /// The definition of a table.

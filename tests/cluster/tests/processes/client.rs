@@ -10,7 +10,7 @@ use std::{
 
 use twofold_client::{
     Cluster as Client, Column, ColumnType, Comparison, Condition, ErrorClass, ErrorCode, Isolation, Lock,
-    Outcome, Table, TransactionOutcome, Value, schema,
+    NewTable, Outcome, Table, TransactionOutcome, Value,
 };
 use twofold_cluster_tests::{Cluster, eventually};
 
@@ -28,19 +28,12 @@ fn test(body: impl AsyncFnOnce(&Cluster, Client, Table)) {
     });
 }
 
-fn definition() -> schema::Table {
-    schema::Table {
-        id: Default::default(),
-        name: "accounts".into(),
-        version: 0,
-        columns: vec![
-            Column::new("id", ColumnType::U32),
-            Column::new("balance", ColumnType::I64),
-            Column::new("owner", ColumnType::Text { max_chars: 20 }).nullable(),
-        ],
-        primary_key: vec![0],
-        distribution_key: vec![0],
-    }
+fn definition() -> NewTable {
+    NewTable::new("accounts")
+        .column(Column::new("id", ColumnType::U32))
+        .column(Column::new("balance", ColumnType::I64))
+        .column(Column::new("owner", ColumnType::Text { max_chars: 20 }).nullable())
+        .primary_key(["id"])
 }
 
 fn balance(outcome: &Outcome) -> Option<i128> {
