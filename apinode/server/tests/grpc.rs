@@ -518,7 +518,8 @@ fn a_call_that_is_cancelled_or_late_is_given_up() {
         assert_eq!(next_abandoned(&mut submissions).await, statement.handle);
 
         let mut request = tonic::Request::new(call());
-        request.set_timeout(Duration::from_millis(400));
+        // Said to the server alone, as in the next test.
+        request.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());
         let under_way = tokio::spawn(async move { client.execute(request).await });
         let (statement, _answer) = next_statement(&mut submissions).await;
         assert_eq!(statement.options.deadline, Some(Duration::from_millis(350)));
@@ -533,7 +534,7 @@ fn a_session_or_scan_past_its_deadline_ends_with_that() {
     by_hand(async |mut client, mut submissions| {
         let (requests, receiver) = mpsc::channel(100);
         let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-        // Said to the server alone: a client that keeps it itself would be the first to say so.
+        // Said to the server alone: a client that kept it would be the first to say so, or not even ask.
         request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
         let mut responses = client.session(request).await.unwrap().into_inner();
         requests.send(pb::SessionRequest { begin: true, ..statement(1, vec![]) }).await.unwrap();

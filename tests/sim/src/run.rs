@@ -719,6 +719,7 @@ impl Run<'_> {
             ("locks were taken from a younger transaction", totals.wounds),
             ("an operation waited for a lock", totals.lock_waits),
             ("a lock was waited for in vain", totals.lock_timeouts),
+            ("a request was given up at its worker", totals.cancelled),
             ("a row was copied to a joining node", totals.rows_copied),
             ("a partition was taken over", totals.takeovers),
             ("a transaction was in doubt", totals.in_doubt),

@@ -32,6 +32,7 @@ const MUTATION_SEEDS: u64 = 100;
 const RARE: &[&str] = &[
     "locks were taken from a younger transaction",
     "a lock was waited for in vain",
+    "a request was given up at its worker",
     "a row was copied to a joining node",
     "a partition was taken over",
     "a transaction was in doubt",

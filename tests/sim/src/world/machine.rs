@@ -54,6 +54,8 @@ pub enum Message {
     Persisted(u64),
     /// To a client.
     Submit(u64, Box<Request>),
+    /// To a client: nobody waits for the transaction of this handle any more.
+    Abandon(u64),
     /// To a client: one encoded operation.
     Operation(u64, Vec<u8>),
 }
@@ -247,6 +249,7 @@ fn step_client(machine: &mut Client, now: Time, input: Input<'_>, wanted: &mut V
             let operation = OperationRef::parse(&mut Reader::new(&bytes, "operation"));
             client::Input::Operation { token, operation: operation.expect("workloads encode operations") }
         }
+        Input::Message(Message::Abandon(handle)) => client::Input::Abandon { handle },
         Input::Message(Message::Stop) => client::Input::Stop,
         Input::Message(other) => panic!("{other:?} is not for a client"),
     };

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use twofold_apinode::request::{Answer, Request};
+use twofold_apinode::request::{Answer, Request, Statement};
 use twofold_datanode::{
     mutation::Mutation,
     worker::{Counters, Worker},
@@ -39,6 +39,10 @@ use self::{
     process::{Kind, Process, State},
     trace::{Sink, Trace},
 };
+
+/// One of so many interactive transactions is given up by its user, within so many milliseconds.
+const ABANDONED_EVERY: u64 = 12;
+const ABANDONED_MILLIS: u64 = 20;
 
 /// A machine of a life of a process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -86,6 +90,8 @@ pub(crate) enum Event {
     Angel(usize, Life),
     /// These directions work again.
     Unblock(BTreeSet<(usize, usize)>),
+    /// A client's user does not wait for the transaction of this handle any more.
+    Abandon(MachineId, u64),
     /// For whoever runs the world.
     Wake(u64),
 }
@@ -129,6 +135,7 @@ impl Totals {
         sum.wounds += counters.wounds;
         sum.lock_waits += counters.lock_waits;
         sum.lock_timeouts += counters.lock_timeouts;
+        sum.cancelled += counters.cancelled;
         sum.scans += counters.scans;
         sum.write_sets += counters.write_sets;
         sum.replicated += counters.replicated;
@@ -327,6 +334,7 @@ impl World {
                 let waiting = self.network.unblock(&directions);
                 self.deliver_stalled(waiting);
             }
+            Event::Abandon(id, handle) => self.post(id, Message::Abandon(handle)),
             Event::Wake(name) => self.outputs.push(Output::Wake(name)),
         }
     }
@@ -432,9 +440,16 @@ impl World {
         });
     }
 
-    /// Asks a client. No answer comes if it dies before.
+    /// Asks a client. No answer comes if it dies before. Some users do not wait for the end of their transactions.
     pub fn submit(&mut self, place: usize, token: u64, request: Request) {
-        self.post(self.client(place), Message::Submit(token, Box::new(request)));
+        let id = self.client(place);
+        if let Request::Statement(Statement { handle, begin: Some(_), .. }) = &request
+            && handle % ABANDONED_EVERY == 0
+        {
+            let wait = Duration::from_millis(handle / ABANDONED_EVERY % ABANDONED_MILLIS);
+            self.schedule(self.now + wait, Event::Abandon(id, *handle));
+        }
+        self.post(id, Message::Submit(token, Box::new(request)));
     }
 
     /// Asks a client to run one encoded operation as a transaction of its own.
