@@ -13,7 +13,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use twofold_apinode::request::Request;
+use twofold_apinode::request::{End, Request, Statement};
 use twofold_proto::{
     error::{Error, ErrorCode},
     figure::{Figure, FigureKind},
@@ -21,7 +21,7 @@ use twofold_proto::{
 
 /// Operations of a thread that are under way at most: some times what keeps data nodes busy, and one each for the connections
 /// that a thread has at most where each has one command under way.
-const PLACES: usize = 8192;
+pub(crate) const PLACES: usize = 8192;
 /// How long others wait for their turn.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -42,11 +42,14 @@ pub struct Admission {
 /// The places of operations that were admitted, until they are answered.
 pub type Places = Option<OwnedSemaphorePermit>;
 
-/// How many operations count for a request. Statements of interactive transactions, questions and changes of the catalog
-/// need no room: what holds locks must be able to end.
+/// How many operations count for a request. Statements of interactive transactions, but for one that is all of its
+/// transaction, questions and changes of the catalog need no room: what holds locks must be able to end.
 pub fn operations(request: &Request) -> usize {
     match request {
         Request::Independent { operations, .. } | Request::Transaction { operations, .. } => {
+            operations.count.into()
+        }
+        Request::Statement(Statement { begin: Some(_), end: End::Commit, operations, .. }) => {
             operations.count.into()
         }
         Request::ScanStep { .. } => 1,
@@ -104,7 +107,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use tokio::time::{Instant, advance};
-    use twofold_apinode::request::Statement;
+    use twofold_apinode::request::{Begin, Operations};
 
     use super::*;
 
@@ -152,6 +155,18 @@ mod tests {
         assert!(
             admission.admit(operations(&Request::Statement(Statement::default()))).await.unwrap().is_none()
         );
+        // One that is all of its transaction holds nothing yet.
+        let list = Operations { count: 3, ..Operations::default() };
+        let whole = |begin, end| {
+            operations(&Request::Statement(Statement {
+                begin,
+                end,
+                operations: list.clone(),
+                ..Statement::default()
+            }))
+        };
+        let begin = Some(Begin::default());
+        assert_eq!([whole(begin, End::Commit), whole(begin, End::Stay), whole(None, End::Commit)], [3, 0, 0]);
         drop(all);
         assert!(admission.admit(1).await.is_ok());
     }

@@ -24,6 +24,7 @@ use twofold_proto::{
 use twofold_runtime::{Mailbox, Metrics, thread};
 
 use crate::{
+    admission::PLACES,
     assemble::{Assembled, Shape},
     connect::{Connect, Message, connect},
     error::{Error, Token},
@@ -89,13 +90,13 @@ impl Builder {
         Builder { deadline: Some(deadline), ..self }
     }
 
-    /// How many operations are under way at a time; 16,384, if not said. Those that ask for more wait.
+    /// How many operations are under way at a time; 8,192 at most and if not said. Those that ask for more wait.
     ///
     /// # Panics
     /// If it is 0.
     pub fn in_flight(self, operations: usize) -> Builder {
         assert!(operations > 0, "nothing could ever be asked");
-        Builder { in_flight: operations.min(Semaphore::MAX_PERMITS), ..self }
+        Builder { in_flight: operations.min(PLACES), ..self }
     }
 
     /// Finds the cluster, and waits until all of it can be reached.
@@ -227,7 +228,7 @@ impl Cluster {
             threads: 1,
             patience: Duration::from_secs(10),
             deadline: None,
-            in_flight: 1 << 14,
+            in_flight: PLACES,
         }
     }
 
