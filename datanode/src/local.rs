@@ -10,6 +10,8 @@ use twofold_proto::{
     view::View,
 };
 
+use crate::disk::FromDisk;
+
 /// From the node to a worker.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ToWorker {
@@ -28,11 +30,17 @@ pub enum ToWorker {
         epoch: Epoch,
         /// The newest complete one.
         complete: Epoch,
+        /// The newest that is on the disks of all nodes that count.
+        durable: Epoch,
+        /// Whether some disk cannot keep up.
+        congested: bool,
         /// Cluster time.
         time: ClusterTime,
     },
     /// Answer with [`Word::Alive`]: the watchdog's question.
     AreYouThere(u64),
+    /// The disk says something.
+    Disk(FromDisk),
 }
 
 /// From a worker to the node.
@@ -51,8 +59,10 @@ pub enum Word {
     View(Arc<View>),
     /// It has adopted this version of the catalog.
     Catalog(u64),
-    /// Syncing: under this view all its partitions are copied from their primaries.
-    Copied(ViewNumber),
+    /// Syncing: under this view all its partitions are copied from their primaries, and on disk.
+    Copied(ViewNumber, Epoch),
+    /// All that it has to hold of epochs up to this one is on disk.
+    Durable(Epoch),
     /// Up: it counts this `ready` buddy, which has all that the worker had sent it before it did.
     Counts(ViewNumber, Life),
     /// Under this view it is done with all epochs up to this one.

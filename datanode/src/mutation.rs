@@ -35,6 +35,14 @@ pub enum Mutation {
     ReadThroughPrepared,
     /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
     ConfirmBySlotAlone,
+    /// An epoch is called durable once it is logged, flushed or not.
+    DurableBeforeFlush,
+    /// What is restored goes one epoch too far.
+    RestorePastCut,
+    /// A checkpoint is valid though something in it is not durable.
+    CheckpointTooNew,
+    /// A node may be `up` before the cluster's durable epoch has reached what it copied.
+    UpBeforeDurable,
 }
 
 impl Mutation {
@@ -54,5 +62,9 @@ impl Mutation {
         Mutation::KeepStaleCopy,
         Mutation::ReadThroughPrepared,
         Mutation::ConfirmBySlotAlone,
+        Mutation::DurableBeforeFlush,
+        Mutation::RestorePastCut,
+        Mutation::CheckpointTooNew,
+        Mutation::UpBeforeDurable,
     ];
 }

@@ -7,8 +7,8 @@ use std::{
 
 use twofold_proto::{
     config::ClusterConfig,
-    ids::{GroupId, NodeId},
-    message::{Life, ReportOrd},
+    ids::{Epoch, GroupId, Incarnation, NodeId},
+    message::{Life, ReportOrd, Restorable},
     view::{Member, MemberState, View},
 };
 
@@ -24,6 +24,8 @@ pub struct Heard {
     pub age: Duration,
     /// How long its reports have named the view that the last one names.
     pub known: Duration,
+    /// For how long it has asked to leave.
+    pub leaving: Duration,
     /// The last report.
     pub report: ReportOrd,
 }
@@ -45,38 +47,27 @@ pub struct Facts {
 ///
 /// What drops members comes first: who is gone, silent, or separated from others. If there is no way to drop so few
 /// that all who are left hear each other, for then a group would have no `up` member, the separated stay. Then come
-/// promotions, departures and joins. A view without members says that the data of a group is lost and the cluster
-/// starts anew.
+/// promotions, departures and joins. A view without members says that all of a group have ended and the cluster
+/// restarts.
 pub fn next_view(config: &ClusterConfig, membership: &Membership, facts: &Facts) -> Option<View> {
     let choice = Choice { config, membership, view: membership.view(), facts };
-    let members =
-        if choice.view.members.is_empty() { choice.first_members()? } else { choice.next_members()? };
-    if members == choice.view.members {
-        return None;
+    if choice.view.members.is_empty() {
+        return choice.first_view();
     }
-    let first = choice.view.members.is_empty();
-    let restart = if first {
-        choice.view.restart.checked_add(1).expect("fewer than 65,536 restarts")
-    } else {
-        choice.view.restart
-    };
-    Some(choice.view.next(restart, members))
+    let members = choice.next_members()?;
+    (members != choice.view.members).then(|| choice.view.next(choice.view.restart, members))
 }
 
-/// The groups whose rows are lost: every `up` member has ended and come back as another life, so with nothing.
-pub fn lost_groups(config: &ClusterConfig, membership: &Membership, facts: &Facts) -> Vec<GroupId> {
-    let choice = Choice { config, membership, view: membership.view(), facts };
-    choice.groups().filter(|&group| choice.is_lost(group)).collect()
-}
-
-/// A group that does not serve, as none of its `up` members is heard, and may never serve again by itself.
+/// A group that does not serve, as none of its `up` members is heard, or none is back with its rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoppedGroup {
     /// Which.
     pub group: GroupId,
+    /// Whether the cluster restarts already: what its nodes have in memory does not count any more.
+    pub restarts: bool,
     /// Those that were `up`.
     pub up: Vec<NodeId>,
-    /// Those of them that are not known to have ended: they may have the rows still.
+    /// Those of them that are not known to have ended: they may go on.
     pub silent: Vec<NodeId>,
     /// Those of them of which no other life reports.
     pub missing: Vec<NodeId>,
@@ -153,25 +144,66 @@ impl Choice<'_> {
         (fresh.next().is_none() && !first.report.leaving).then_some(first)
     }
 
-    /// The first view: all data nodes, or after a while one of each group at least. All have nothing, so all are `up`.
-    fn first_members(&self) -> Option<Vec<Member>> {
+    /// The first view, of a new cluster or after all of a group had ended.
+    ///
+    /// It has all data nodes, or after a while those that are there. Where there was data, each group needs a node that
+    /// has it on disk: one that was `up` in the last view. The cluster goes back to the newest epoch that every group
+    /// has; who has it is `up`, the others copy. It begins empty if it never had data, or if all nodes were told to.
+    fn first_view(&self) -> Option<View> {
         let candidates: Vec<&Heard> =
             self.config.data_nodes.iter().filter_map(|node| self.candidate(node.id)).collect();
         let all = candidates.len() == self.config.data_nodes.len();
-        let has_member =
-            |group| candidates.iter().any(|heard| self.group_of(heard.report.life.node) == group);
-        let enough = self.facts.forming >= FORMING_GRACE && self.groups().all(has_member);
-        let members = candidates.iter().map(|heard| member(&heard.report, MemberState::Up)).collect();
-        (all || enough).then_some(members)
+        if !all && self.facts.forming < FORMING_GRACE {
+            return None;
+        }
+        let of_group = |wanted| {
+            candidates.iter().filter(move |heard| self.group_of(heard.report.life.node) == wanted).copied()
+        };
+        let is_new = self.membership.up_before().is_empty();
+        // Rows of which the register knows nothing: it was lost.
+        if is_new && candidates.iter().any(|heard| heard.report.restorable.is_some()) {
+            return None;
+        }
+        if is_new || (all && candidates.iter().all(|heard| heard.report.initial)) {
+            let members = candidates.iter().map(|heard| restored(&heard.report, Incarnation(0))).collect();
+            let has_all_groups = self.groups().all(|group| of_group(group).next().is_some());
+            return has_all_groups.then(|| self.view.restarted(Epoch::default(), members));
+        }
+        let newest = |group| of_group(group).filter_map(|heard| self.has_on_disk(heard)).max();
+        let epoch = self.groups().map(newest).collect::<Option<Vec<Epoch>>>()?.into_iter().min()?;
+        let begin = |heard: &&Heard| match self.has_on_disk(heard) >= Some(epoch) {
+            true => restored(&heard.report, heard.report.restorable.unwrap_or_default().life),
+            false => member(&heard.report, MemberState::Syncing),
+        };
+        Some(self.view.restarted(epoch, candidates.iter().map(begin).collect()))
+    }
+
+    /// Up to which epoch the node has the cluster's data on disk; none if it was not `up` in the last view. If that view's
+    /// life had not yet made the disk its own, what stands there is what the cluster went back to.
+    fn has_on_disk(&self, heard: &Heard) -> Option<Epoch> {
+        let Restorable { life, complete } = heard.report.restorable.unwrap_or_default();
+        let mut up = self.membership.up_before().iter();
+        let former = up.find(|member| member.node == heard.report.life.node)?;
+        if former.incarnation == life {
+            return Some(complete);
+        }
+        let cut = self.view.cuts.last().map(|cut| cut.epoch).unwrap_or_default();
+        let is_former =
+            former.restored == Some(life) || (former.restored.is_some() && cut == Epoch::default());
+        is_former.then(|| complete.min(cut))
     }
 
     fn next_members(&self) -> Option<Vec<Member>> {
+        if self.groups().any(|group| self.shuts_down(group)) {
+            return self.groups().any(|group| self.has_ended(group)).then(Vec::new);
+        }
         let Some(mut next) = self.survivors() else {
-            return self.groups().any(|group| self.is_lost(group)).then(Vec::new);
+            return self.groups().any(|group| self.has_ended(group)).then(Vec::new);
         };
         self.let_go(&mut next);
         self.demote(&mut next);
         self.promote(&mut next);
+        self.own(&mut next);
         self.join(&mut next);
         Some(next)
     }
@@ -209,16 +241,34 @@ impl Choice<'_> {
         self.candidate(member.node).is_some_and(|heard| heard.report.life != life(member))
     }
 
-    /// Whether every `up` member of the group has ended and come back as another life, so with nothing.
-    fn is_lost(&self, group: GroupId) -> bool {
-        let replaced = |member: &Member| self.is_dead(life(member)) && self.has_successor(member);
-        let mut up = self.up_members(group).peekable();
-        up.peek().is_some() && up.all(replaced)
+    /// Whether what the group's `up` members had in memory is gone: each has come back as another life, or has been silent for
+    /// long, and one that is back has the rows on disk.
+    fn has_ended(&self, group: GroupId) -> bool {
+        let up: Vec<&Member> = self.up_members(group).collect();
+        let replaced = |member: &&Member| self.is_dead(life(member)) && self.has_successor(member);
+        let silent = |member: &&Member| {
+            let heard = self.facts.heard.get(&life(member));
+            let age = heard.map_or(self.facts.listening, |heard| heard.age);
+            self.is_dead(life(member)) && age.min(self.facts.listening) >= FORMING_GRACE
+        };
+        let has_rows = |member: &&Member| {
+            self.candidate(member.node).is_some_and(|heard| self.has_on_disk(heard).is_some())
+        };
+        let all_replaced = !up.is_empty() && up.iter().all(replaced);
+        all_replaced
+            || (up.iter().all(|member| replaced(member) || silent(member))
+                && up.iter().any(|member| replaced(member) && has_rows(member)))
     }
 
     fn stopped(&self, group: GroupId) -> Option<StoppedGroup> {
-        let up: Vec<&Member> = self.up_members(group).collect();
-        if up.is_empty() || up.iter().any(|member| !self.is_dead(life(member))) {
+        let restarts = self.view.members.is_empty();
+        let former = self.membership.up_before().iter();
+        let up: Vec<&Member> = former.filter(|member| self.group_of(member.node) == group).collect();
+        let serves = |member: &&Member| match restarts {
+            true => self.candidate(member.node).is_some_and(|heard| self.has_on_disk(heard).is_some()),
+            false => !self.is_dead(life(member)),
+        };
+        if up.is_empty() || up.iter().any(serves) {
             return None;
         }
         let nodes = |of: &dyn Fn(&Member) -> bool| {
@@ -228,20 +278,31 @@ impl Choice<'_> {
         let runs = |node: &NodeId| self.candidate(*node).is_some() && !missing.contains(node);
         Some(StoppedGroup {
             group,
+            restarts,
             up: nodes(&|_| true),
-            silent: nodes(&|member| !self.facts.gone.contains(&life(member))),
+            silent: nodes(&|member| !restarts && !self.facts.gone.contains(&life(member))),
             waiting: self.config.group_nodes(group).filter(runs).collect(),
             missing,
         })
     }
 
+    /// Whether all `up` members of the group are leaving, or have left: the cluster is stopped as a whole. They stay in the view,
+    /// so that all of them are known to have what the cluster had.
+    fn shuts_down(&self, group: GroupId) -> bool {
+        let asked =
+            |member: &Member| self.facts.heard.get(&life(member)).is_some_and(|heard| heard.report.leaving);
+        self.up_members(group).all(asked)
+    }
+
     /// Drops who wants to leave, but never the last `up` member of a group.
     fn let_go(&self, next: &mut Vec<Member>) {
-        let leaving: Vec<Member> = next
-            .iter()
-            .filter(|member| self.fresh(life(member)).is_some_and(|heard| heard.report.leaving))
-            .copied()
-            .collect();
+        // The others may have been asked at the same time.
+        let patience = self.config.heartbeat() * 2;
+        let wants = |member: &&Member| {
+            let heard = self.fresh(life(member)).filter(|heard| heard.report.leaving);
+            heard.is_some_and(|heard| heard.leaving >= patience)
+        };
+        let leaving: Vec<Member> = next.iter().filter(wants).copied().collect();
         for leaver in leaving {
             let group = self.group_of(leaver.node);
             let another = next.iter().any(|member| {
@@ -300,12 +361,13 @@ impl Choice<'_> {
                             under_this_view(life(buddy))
                                 .is_some_and(|heard| heard.report.counts.contains(&life(member)))
                         };
-                        next.iter()
-                            .filter(|other| {
-                                other.state == MemberState::Up && self.group_of(other.node) == group
-                            })
-                            .all(counts)
-                            .then_some(MemberState::Up)
+                        let is_buddy = |other: &&Member| {
+                            other.state == MemberState::Up && self.group_of(other.node) == group
+                        };
+                        // What was durable without it has to be so with it: its buddies may all go now.
+                        let durable = under_this_view(life(member))?.report.durable;
+                        let counted = next.iter().filter(is_buddy).all(counts);
+                        (durable && counted).then_some(MemberState::Up)
                     }
                     MemberState::Up => None,
                 }
@@ -326,6 +388,17 @@ impl Choice<'_> {
         }
     }
 
+    /// Once the disks of all who began with the rows of a former life are their own, these lives do not count any more.
+    fn own(&self, next: &mut [Member]) {
+        let of_view = |heard: &Heard| heard.report.view == self.view.number && heard.report.durable;
+        if next
+            .iter()
+            .all(|member| member.restored.is_none() || self.fresh(life(member)).is_some_and(of_view))
+        {
+            next.iter_mut().for_each(|member| member.restored = None);
+        }
+    }
+
     /// New lives of nodes that have no member now begin as `syncing`.
     fn join(&self, next: &mut Vec<Member>) {
         for node in &self.config.data_nodes {
@@ -342,7 +415,13 @@ impl Choice<'_> {
 }
 
 fn member(report: &ReportOrd, state: MemberState) -> Member {
-    Member { node: report.life.node, incarnation: report.life.incarnation, state, workers: report.workers }
+    let Life { node, incarnation } = report.life;
+    Member { node, incarnation, state, workers: report.workers, restored: None }
+}
+
+/// A member that begins a restart `up`, with the rows of a former life.
+fn restored(report: &ReportOrd, former: Incarnation) -> Member {
+    Member { restored: Some(former), ..member(report, MemberState::Up) }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use twofold_proto::{
 pub const NODE_ID_MAX: u16 = 255;
 /// The least that a data node can work with, in bytes.
 const DATA_MEMORY_MIN: u64 = 16 << 20;
+/// Least [`ClusterConfig::redo_bytes`]: some segments, and room for checkpoints to keep pace.
+const REDO_MIN: u64 = 256 << 20;
 const LOOPBACK: &str = "127.0.0.1";
 
 /// What `twofold.toml` can say: one key of one section.
@@ -44,6 +46,8 @@ settings! {
     "cluster": "name" = "\"local\"", "name of the cluster, 1 to 63 letters, digits, '-', '_', '.'; nodes of another are refused";
     "cluster": "replicas" = "2", "copies of each row, 1 to 4; the number of data nodes is a multiple of it";
     "cluster": "data_memory" = "\"1GiB\"", "memory for rows and indexes of each data node, 16MiB or more";
+    "cluster": "redo_bytes" = "\"1GiB\"", "redo log of each data node, 256MiB or more; when it is full writes are refused";
+    "cluster": "flush_ms" = "100", "within what time commits are on disk, 1 to 1000";
     "cluster": "heartbeat_ms" = "50", "how often data nodes tell each other and the management nodes that they live, 1 to 10000";
     "cluster": "lease_ms" = "250", "how long an acknowledged heartbeat lets a node serve, at least 3 heartbeats, to 60000";
     "cluster": "failure_ms" = "500", "after how much silence a node is given up, at least the lease, to 600000";
@@ -162,6 +166,8 @@ pub fn write(config: &ClusterConfig) -> String {
             ("name", quoted(&config.name)),
             ("replicas", config.replicas.to_string()),
             ("data_memory", quoted(&size_text(config.data_memory))),
+            ("redo_bytes", quoted(&size_text(config.redo_bytes))),
+            ("flush_ms", config.flush_ms.to_string()),
             ("heartbeat_ms", config.heartbeat_ms.to_string()),
             ("lease_ms", config.lease_ms.to_string()),
             ("failure_ms", config.failure_ms.to_string()),
@@ -297,7 +303,9 @@ impl<'a> Reader<'a> {
             name: self.cluster_name(&cluster),
             replicas: self.integer(&cluster, "replicas", 1..=REPLICAS_MAX.into(), Some(2)) as u8,
             partitions: PARTITIONS,
-            data_memory: self.size(&cluster, "data_memory", 1 << 30),
+            data_memory: self.size(&cluster, "data_memory", DATA_MEMORY_MIN, 1 << 30),
+            redo_bytes: self.size(&cluster, "redo_bytes", REDO_MIN, 1 << 30),
+            flush_ms: self.integer(&cluster, "flush_ms", 1..=1000, Some(100)) as u32,
             heartbeat_ms: self.integer(&cluster, "heartbeat_ms", 1..=10_000, Some(50)) as u32,
             lease_ms: self.integer(&cluster, "lease_ms", 3..=60_000, Some(250)) as u32,
             failure_ms: self.integer(&cluster, "failure_ms", 3..=600_000, Some(500)) as u32,
@@ -450,11 +458,14 @@ impl<'a> Reader<'a> {
         host
     }
 
-    fn size(&mut self, section: &Section<'a>, key: &str, default: u64) -> u64 {
+    fn size(&mut self, section: &Section<'a>, key: &str, least: u64, default: u64) -> u64 {
         let Some((value, line)) = self.value(section, key, true) else { return default };
         match value.as_str().and_then(bytes) {
-            Some(size) if size >= DATA_MEMORY_MIN => return size,
-            Some(_) => self.fault(line, format!("`{key}` is {}; the least is \"16MiB\"", shown(value))),
+            Some(size) if size >= least => return size,
+            Some(_) => {
+                let least = size_text(least);
+                self.fault(line, format!("`{key}` is {}; the least is \"{least}\"", shown(value)));
+            }
             None => self.fault(
                 line,
                 format!(

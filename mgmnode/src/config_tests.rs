@@ -28,6 +28,8 @@ fn the_example_is_complete_with_defaults() {
         replicas: 2,
         partitions: 3840,
         data_memory: 1 << 30,
+        redo_bytes: 1 << 30,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,
@@ -73,6 +75,8 @@ fn every_setting_is_taken_from_the_file() {
 name = "prod.eu-1"
 replicas = 1
 data_memory = "2 TiB"
+redo_bytes = "256MiB"
+flush_ms = 9
 heartbeat_ms = 100
 lease_ms = 300
 failure_ms = 1_000
@@ -123,7 +127,7 @@ fn what_is_written_reads_the_same() {
         let config = read("t.toml", &text).unwrap();
         let written = write(&config);
         assert_eq!(read("t.toml", &written), Ok(config), "{written}");
-        assert_eq!(written.matches('=').count(), 9 + 4 * written.matches("[[mgm]]").count() + 2 * 4 + 7);
+        assert_eq!(written.matches('=').count(), 11 + 4 * written.matches("[[mgm]]").count() + 2 * 4 + 7);
     }
     assert_eq!(size_text(3 << 29), "1536MiB");
 }
@@ -134,7 +138,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
         &format!("[cluster]\nreplicsa = 2\nfoo = 1\n[cluser]\n[other]\n{TWO}prt = 1\n"),
         &[
             "2: unknown key `replicsa` in [cluster]; did you mean `replicas`?",
-            "3: unknown key `foo` in [cluster]; [cluster] knows name, replicas, data_memory, heartbeat_ms, lease_ms, \
+            "3: unknown key `foo` in [cluster]; [cluster] knows name, replicas, data_memory, redo_bytes, flush_ms, heartbeat_ms, lease_ms, \
              failure_ms, epoch_ms, lock_wait_timeout_ms, idle_transaction_ms",
             "4: unknown section `cluser`; did you mean `cluster`?",
             "5: unknown section `other`; the sections are [cluster], [[mgm]], [[data]], [[api]], [[memcached]]",

@@ -7,7 +7,7 @@ use twofold_proto::{
     config::ClusterConfig,
     ids::{GroupId, Incarnation, NodeId, ViewNumber},
     message::Life,
-    view::{MemberState, View},
+    view::{Member, MemberState, View},
 };
 
 /// How many dropped lives are remembered for each node.
@@ -21,6 +21,8 @@ pub struct Membership {
     settled: BTreeMap<GroupId, ViewNumber>,
     /// Lives that were in a view and are no more, oldest first. They never come back: a link is a pair of lives.
     dropped: BTreeMap<NodeId, VecDeque<Incarnation>>,
+    /// The members that were `up` in the last view with members: what they had on disk is the cluster's data.
+    up_before: Vec<Member>,
 }
 
 impl Membership {
@@ -33,12 +35,24 @@ impl Membership {
         config: &ClusterConfig,
     ) -> Membership {
         assert!(view.members.iter().all(|member| config.group_of(member.node).is_some()));
-        let mut membership =
-            Membership { view, settled: settled.into_iter().collect(), dropped: BTreeMap::new() };
+        let up = view.members.iter().filter(|member| member.state == MemberState::Up).copied();
+        let (settled, up_before) = (settled.into_iter().collect(), up.collect());
+        let mut membership = Membership { view, settled, up_before, ..Membership::default() };
         for life in dropped {
             membership.dropped.entry(life.node).or_default().push_back(life.incarnation);
         }
         membership
+    }
+
+    /// For tests: as if these had been `up` in the last view with members.
+    #[cfg(test)]
+    pub fn with_up_before(self, members: &[Member]) -> Membership {
+        Membership { up_before: members.to_vec(), ..self }
+    }
+
+    /// The members that were `up` in the last view with members.
+    pub fn up_before(&self) -> &[Member] {
+        &self.up_before
     }
 
     /// The newest view.
@@ -77,6 +91,10 @@ impl Membership {
                     lives.pop_front();
                 }
             }
+        }
+        if !view.members.is_empty() {
+            let up = view.members.iter().filter(|member| member.state == MemberState::Up);
+            self.up_before = up.copied().collect();
         }
         self.view = view;
         true

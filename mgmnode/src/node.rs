@@ -39,7 +39,7 @@ use crate::{
     choice,
     log::{LogWrite, Stored},
     notice::Notice,
-    register::{Applied, Command, Loss, Register},
+    register::{Applied, Command, Register},
     replica::{Committed, Output, Replica, TICK, decode_message},
 };
 
@@ -378,8 +378,9 @@ impl ManagementNode {
         let view = self.register.view().clone();
         let is_empty = view.members.is_empty();
         self.forming_since = (is_empty && !self.reporters.is_empty()).then_some(now);
-        if let Some(loss) = self.register.loss().filter(|loss| is_empty && loss.view == before.number) {
-            notices.push(Notice::RowsLost(loss.clone()));
+        let restart = self.register.system_restart().filter(|restart| restart.restart == view.restart);
+        if let Some(restart) = restart.filter(|_| view.restart != before.restart) {
+            notices.push(Notice::Restarted(restart.clone()));
         }
         notices.push(Notice::View { before, view });
         self.publish(Kind::ViewOrd);
@@ -447,14 +448,9 @@ impl ManagementNode {
         let Some(view) = choice::next_view(config, self.register.membership(), &facts) else { return false };
         let before = self.register.view();
         let predecessor = before.number;
-        let command = match view.members.is_empty() {
+        let command = match view.restart > before.restart && before.restart > 0 {
+            true => Command::Restart { predecessor, view, at_ms: self.wall_clock(now) },
             false => Command::View { predecessor, view },
-            true => {
-                let groups = choice::lost_groups(config, self.register.membership(), &facts);
-                let restart = before.restart.saturating_add(1);
-                let loss = Loss { at_ms: self.wall_clock(now), restart, view: predecessor, groups };
-                Command::Anew { predecessor, view, loss }
-            }
         };
         self.view_proposed = self.replica.propose(command.encode());
         self.view_proposed

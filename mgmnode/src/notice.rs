@@ -9,7 +9,7 @@ use twofold_proto::{
     view::{MemberState, View},
 };
 
-use crate::register::Loss;
+use crate::register::SystemRestart;
 
 /// An event that people want to know of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,8 +35,8 @@ pub enum Notice {
         /// The tables.
         tables: usize,
     },
-    /// All data nodes of a group have ended, and all rows are lost with them.
-    RowsLost(Loss),
+    /// All data nodes of a group had ended; what the cluster went back to.
+    Restarted(SystemRestart),
     /// A group does not serve, and waits for a node; which, and what to do.
     GroupStopped(String),
     /// The config of the file was not taken.
@@ -78,7 +78,7 @@ impl Notice {
             Notice::View { before, view } => view.members.len() < before.members.len(),
             Notice::ConfigRefused(_)
             | Notice::RegisterLost(_)
-            | Notice::RowsLost(_)
+            | Notice::Restarted(_)
             | Notice::GroupStopped(_)
             | Notice::EmptyDirectory { .. }
             | Notice::CatchesUp
@@ -115,15 +115,7 @@ impl fmt::Display for Notice {
                 }
                 write!(f, ", {}", counted(*tables, "table"))
             }
-            Notice::RowsLost(loss) => {
-                write!(
-                    f,
-                    "all data nodes of {} have ended, and all rows are lost with them: the cluster begins anew, with \
-                     its tables, without rows (restart {})",
-                    loss.groups_in_words(),
-                    loss.restart
-                )
-            }
+            Notice::Restarted(restart) => restart.fmt(f),
             Notice::GroupStopped(what) => f.write_str(what),
             Notice::ConfigRefused(reason) => write!(f, "the config file is not taken: {reason}"),
             Notice::RegisterLost(reason) => f.write_str(reason),
@@ -150,7 +142,9 @@ impl fmt::Display for Notice {
 fn view_change(f: &mut fmt::Formatter<'_>, before: &View, view: &View) -> fmt::Result {
     write!(f, "view {}", view.number)?;
     if view.members.is_empty() {
-        return f.write_str(" has no members");
+        return f.write_str(
+            " has no members: all data nodes of a group have ended, and the cluster restarts from what its nodes have on disk",
+        );
     }
     for member in &before.members {
         if !view.contains(member.node, member.incarnation) {
@@ -169,7 +163,7 @@ fn view_change(f: &mut fmt::Formatter<'_>, before: &View, view: &View) -> fmt::R
 mod tests {
     use super::*;
     use crate::testing::view;
-    use twofold_proto::ids::{GroupId, ViewNumber};
+    use twofold_proto::ids::Epoch;
 
     #[test]
     fn a_view_is_told_by_what_changed() {
@@ -178,13 +172,10 @@ mod tests {
         assert_eq!(notice.to_string(), "view 6, node 11 is dropped, node 13 is syncing, node 11 is syncing");
         assert!(!notice.is_warning());
         let notice = said("5 r1: 11a=up 12a=up", "6 r1: -");
-        assert!(notice.to_string() == "view 6 has no members" && notice.is_warning());
-        let loss = Loss { at_ms: 1, restart: 3, view: ViewNumber(5), groups: vec![GroupId(0), GroupId(2)] };
-        let notice = Notice::RowsLost(loss);
-        let text = notice.to_string();
-        assert!(
-            text.starts_with("all data nodes of groups 0 and 2 have ended") && text.ends_with("(restart 3)")
-        );
-        assert!(notice.is_warning());
+        assert!(notice.to_string().starts_with("view 6 has no members: all") && notice.is_warning());
+        let told = |epoch| Notice::Restarted(SystemRestart { at_ms: 1, restart: 3, epoch }).to_string();
+        let text = told(Some(Epoch::new(2, 70)));
+        assert!(text.starts_with("restart 3: the cluster went back to epoch 2.70, the last that"), "{text}");
+        assert_eq!(told(None), "restart 3: the cluster began with its tables and without rows");
     }
 }

@@ -1,10 +1,12 @@
 //! The replicated state: config, views, catalog. Commands are applied in the log's order and give the same everywhere.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use twofold_proto::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
-    ids::{GroupId, Incarnation, NodeId, TableId, ViewNumber},
+    ids::{Epoch, Incarnation, NodeId, TableId, ViewNumber},
     limits::{MESSAGE_BYTES_MAX, TABLES_MAX},
     message::{Catalog, CatalogChange, control, put_control},
     schema::Table,
@@ -51,28 +53,26 @@ pub enum Command {
         /// The change.
         change: CatalogChange,
     },
-    /// The cluster begins anew, empty: the next view has no members. Void as [`Command::View`] is.
-    Anew {
+    /// The first view after a system restart. Void as [`Command::View`] is.
+    Restart {
         /// The view that it was made from.
         predecessor: ViewNumber,
-        /// The view without members.
+        /// The view.
         view: View,
-        /// Why.
-        loss: Loss,
+        /// When, in milliseconds since 1970 by the clock of the management leader; 0 if it did not know.
+        at_ms: u64,
     },
 }
 
-/// That the cluster began anew, without rows, as all data nodes of a group had ended, and rows live in memory.
+/// That all data nodes of a group had ended, and what the cluster went back to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Loss {
+pub struct SystemRestart {
     /// When, in milliseconds since 1970 by the clock of the management leader; 0 if it did not know.
     pub at_ms: u64,
-    /// The restart number of the views after it.
+    /// The restart number of the views since.
     pub restart: u16,
-    /// The view that was the last before.
-    pub view: ViewNumber,
-    /// The groups of which all were lost that were `up`.
-    pub groups: Vec<GroupId>,
+    /// The last epoch that counts of those before. `None`: the cluster began without rows.
+    pub epoch: Option<Epoch>,
 }
 
 impl Command {
@@ -102,14 +102,19 @@ pub struct Register {
     membership: Membership,
     catalog: Catalog,
     /// The last one; it stays true until the next.
-    loss: Option<Loss>,
+    system_restart: Option<SystemRestart>,
 }
 
-impl Loss {
-    /// Its groups: `group 0`, `groups 0 and 2`.
-    pub fn groups_in_words(&self) -> String {
-        let groups: Vec<String> = self.groups.iter().map(GroupId::to_string).collect();
-        format!("{} {}", if groups.len() == 1 { "group" } else { "groups" }, groups.join(" and "))
+impl fmt::Display for SystemRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "restart {}: the cluster ", self.restart)?;
+        match self.epoch {
+            Some(epoch) => write!(
+                f,
+                "went back to epoch {epoch}, the last that every node group had on disk; what was committed later is undone"
+            ),
+            None => f.write_str("began with its tables and without rows"),
+        }
     }
 }
 
@@ -134,9 +139,9 @@ impl Register {
         &self.catalog
     }
 
-    /// When rows were lost last, if ever.
-    pub fn loss(&self) -> Option<&Loss> {
-        self.loss.as_ref()
+    /// The last system restart, if there was one.
+    pub fn system_restart(&self) -> Option<&SystemRestart> {
+        self.system_restart.as_ref()
     }
 
     /// All of it, for a snapshot.
@@ -156,10 +161,12 @@ impl Register {
         match command {
             Command::Config(config) => Applied::Config(self.apply_config(*config)),
             Command::View { predecessor, view } => Applied::View(self.apply_view(predecessor, view)),
-            Command::Anew { predecessor, view, loss } => {
+            Command::Restart { predecessor, view, at_ms } => {
+                let restart = view.restart;
+                let epoch = view.cuts.last().map(|cut| cut.epoch).filter(|epoch| *epoch > Epoch::default());
                 let taken = self.apply_view(predecessor, view);
                 if taken {
-                    self.loss = Some(loss);
+                    self.system_restart = Some(SystemRestart { at_ms, restart, epoch });
                 }
                 Applied::View(taken)
             }
@@ -385,14 +392,14 @@ mod tests {
         register.apply(Command::View { predecessor: ViewNumber(0), view: view("1 r1: 11a=up 12a=up") });
         register.apply(Command::View { predecessor: ViewNumber(1), view: view("2 r1: 11a=up") });
         change(&mut register, CatalogChange::CreateTable(table("x"))).unwrap();
-        let anew = |predecessor, at_ms| Command::Anew {
-            predecessor: ViewNumber(predecessor),
-            view: view("3 r1: -"),
-            loss: Loss { at_ms, restart: 2, view: ViewNumber(2), groups: vec![GroupId(0)] },
-        };
-        assert_eq!(register.apply(anew(2, 5)), Applied::View(true));
-        assert_eq!(register.apply(anew(2, 6)), Applied::View(false));
-        assert_eq!(register.loss().map(|loss| loss.at_ms), Some(5), "a void entry loses nothing");
+        register.apply(Command::View { predecessor: ViewNumber(2), view: view("3 r1: -") });
+        let members = view("0 r0: 11b=up").members;
+        let restarted = register.view().restarted(Epoch::new(1, 7), members);
+        let restart = |at_ms| Command::Restart { predecessor: ViewNumber(3), view: restarted.clone(), at_ms };
+        assert_eq!(register.apply(restart(5)), Applied::View(true));
+        assert_eq!(register.apply(restart(6)), Applied::View(false));
+        let expected = SystemRestart { at_ms: 5, restart: 2, epoch: Some(Epoch::new(1, 7)) };
+        assert_eq!(register.system_restart(), Some(&expected), "a void entry restarts nothing");
         assert_eq!(Register::decode(&register.encode()), Ok(register));
         assert!(Register::decode(b"nonsense").is_err());
     }

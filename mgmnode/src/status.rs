@@ -8,7 +8,7 @@ use twofold_proto::{
     ids::{GroupId, Incarnation, NodeId, ViewNumber},
 };
 
-use crate::register::Loss;
+use crate::register::SystemRestart;
 
 /// What kind of process a node is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,8 +103,8 @@ pub struct Status {
     pub replicas: u8,
     /// What keeps the leader from deciding or a group from serving, and what to do about it.
     pub trouble: Option<String>,
-    /// When the cluster began anew, empty, the last time.
-    pub loss: Option<Loss>,
+    /// The last system restart.
+    pub system_restart: Option<SystemRestart>,
     /// All nodes: management, data, API, each by id.
     pub nodes: Vec<NodeStatus>,
 }

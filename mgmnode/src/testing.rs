@@ -2,10 +2,10 @@
 
 use twofold_proto::{
     config::{Address, ClusterConfig, DataNodeConfig, ManagementNodeConfig},
-    ids::{Incarnation, NodeId, TableId, ViewNumber},
+    ids::{Epoch, Incarnation, NodeId, TableId, ViewNumber},
     message::Life,
     schema::{Column, ColumnType, Table},
-    view::{Member, MemberState, View},
+    view::{Cut, Member, MemberState, View},
 };
 
 /// A config of these data nodes and management node 1.
@@ -43,26 +43,36 @@ pub fn show_life(life: Life) -> String {
     format!("{}{}", life.node, (b'a' - 1 + life.incarnation.0 as u8) as char)
 }
 
-/// Reads a view.
+/// Reads a view. `11b=up<a`: with the rows of a former life; `back to 1.50` at the end: what its restart began with.
 pub fn view(text: &str) -> View {
     let (head, members) = text.split_once(':').expect(text);
     let (number, restart) = head.trim().split_once(" r").expect(text);
+    let restart = restart.parse().expect(text);
+    let (members, cut) = members.split_once(" back to ").unwrap_or((members, ""));
+    let cut = cut.split_once('.').map(|(restarts, count)| {
+        let epoch = Epoch::new(restarts.parse().expect(cut), count.parse().expect(cut));
+        Cut { restart, epoch }
+    });
     let member = |text: &str| {
         let (name, state) = text.split_once('=').expect(text);
         let life = life(name);
+        let (state, former) = state.split_once('<').unwrap_or((state, ""));
+        let restored =
+            former.bytes().next().map(|letter| Incarnation((letter.to_ascii_uppercase() - b'@').into()));
         let state = match state {
             "up" => MemberState::Up,
             "ready" => MemberState::Ready,
             "syncing" => MemberState::Syncing,
             other => panic!("{other} is no state"),
         };
-        Member { node: life.node, incarnation: life.incarnation, state, workers: 1 }
+        Member { node: life.node, incarnation: life.incarnation, state, workers: 1, restored }
     };
     View {
         number: ViewNumber(number.parse().expect(text)),
-        restart: restart.parse().expect(text),
+        restart,
+        cuts: cut.into_iter().collect(),
         members: members.split_whitespace().filter(|text| *text != "-").map(member).collect(),
-        history: Vec::new(),
+        ..View::default()
     }
 }
 
@@ -73,7 +83,11 @@ pub fn show_view(view: &View) -> String {
         let life = Life { node: member.node, incarnation: member.incarnation };
         text += &format!(" {}={}", show_life(life), format!("{:?}", member.state).to_lowercase());
     }
-    if view.members.is_empty() { text + " -" } else { text }
+    if view.members.is_empty() {
+        text += " -";
+    }
+    let cut = view.cuts.last().filter(|cut| cut.restart == view.restart && cut.epoch.0 > 0);
+    cut.map_or(text.clone(), |cut| format!("{text} back to {}", cut.epoch))
 }
 
 /// A table with a key and a value.

@@ -135,6 +135,10 @@ pub struct ClusterConfig {
     pub partitions: u16,
     /// Bytes of rows and indexes per data node.
     pub data_memory: u64,
+    /// Bytes of redo per data node, past which writes are refused until a checkpoint has made some of it superfluous.
+    pub redo_bytes: u64,
+    /// How long a commit waits for its flush to disk at most, in milliseconds, where nobody waits for that.
+    pub flush_ms: u32,
     /// How often data nodes send each other heartbeats, and report to the management nodes, in milliseconds.
     pub heartbeat_ms: u32,
     /// How long an acknowledged heartbeat lets a node serve as primary, in milliseconds.
@@ -176,6 +180,11 @@ impl ClusterConfig {
     /// [`ClusterConfig::epoch_ms`] as a duration.
     pub fn epoch(&self) -> Duration {
         Duration::from_millis(self.epoch_ms.into())
+    }
+
+    /// [`ClusterConfig::flush_ms`] as a duration.
+    pub fn flush(&self) -> Duration {
+        Duration::from_millis(self.flush_ms.into())
     }
 
     /// The data node with this id.

@@ -987,6 +987,10 @@ pub struct EpochOrd {
     pub epoch: Epoch,
     /// The newest complete one.
     pub complete: Epoch,
+    /// The newest that is on the disks of all members that are `ready` or `up`.
+    pub durable: Epoch,
+    /// Whether some disk cannot keep up: writes are to be refused.
+    pub congested: bool,
     /// Cluster time.
     pub time: ClusterTime,
 }
@@ -998,6 +1002,10 @@ pub struct EpochDoneRep {
     pub view: ViewNumber,
     /// The newest epoch that all its workers are done with.
     pub epoch: Epoch,
+    /// The newest of which it has everything on disk.
+    pub durable: Epoch,
+    /// Whether its disk cannot keep up.
+    pub congested: bool,
 }
 
 /// What a data node knows, for the leader's decisions. Sent every `heartbeat_ms` and when something changed.
@@ -1019,6 +1027,21 @@ pub struct ReportOrd {
     pub counts: Vec<Life>,
     /// Whether it wants to leave.
     pub leaving: bool,
+    /// Whether what it knows to be durable in the cluster, from the president under this view, is on its disk too.
+    pub durable: bool,
+    /// What it can restore from its disk.
+    pub restorable: Option<Restorable>,
+    /// Whether it was told to begin without what its directory has.
+    pub initial: bool,
+}
+
+/// What stands on a data node's disk. The default: nothing, of nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Restorable {
+    /// The life whose rows these are.
+    pub life: Incarnation,
+    /// The last complete epoch of which all stands there.
+    pub complete: Epoch,
 }
 
 /// A life of a data node has ended, or is about to for good.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::ClusterConfig,
-    ids::{Incarnation, NodeId, ViewNumber},
+    ids::{Epoch, Incarnation, NodeId, ViewNumber},
     limits::WORKERS_MAX,
 };
 
@@ -30,6 +30,9 @@ pub struct Member {
     pub state: MemberState,
     /// How many workers it runs, 1 at least.
     pub workers: u16,
+    /// Its former life with whose rows, on disk, it began a system restart as `up`. Until its disk is its own, what stands
+    /// there is that life's.
+    pub restored: Option<Incarnation>,
 }
 
 /// A numbered membership: an entry of the register. Void there if its predecessor is not the newest.
@@ -43,7 +46,21 @@ pub struct View {
     pub members: Vec<Member>,
     /// The views before it, the oldest first, [`HISTORY_MAX`] at most: who missed some must go through them one by one.
     pub history: Vec<PastView>,
+    /// What system restarts went back to, the oldest first, [`CUTS_MAX`] at most.
+    pub cuts: Vec<Cut>,
 }
+
+/// What a system restart went back to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    /// The restart number from then on.
+    pub restart: u16,
+    /// The last epoch of before that counts: what was committed later never was. 0: nothing counts.
+    pub epoch: Epoch,
+}
+
+/// How many system restarts a view remembers. A node that has missed more begins without its data.
+pub const CUTS_MAX: usize = 64;
 
 /// A view that another has followed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -72,7 +89,31 @@ impl View {
         }
         let old = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..old);
-        View { number: ViewNumber(self.number.0 + 1), restart, members, history }
+        View { number: ViewNumber(self.number.0 + 1), restart, members, history, cuts: self.cuts.clone() }
+    }
+
+    /// The first view after a system restart.
+    ///
+    /// # Panics
+    /// Panics past 65,535 restarts.
+    pub fn restarted(&self, epoch: Epoch, members: Vec<Member>) -> View {
+        let restart = self.restart.checked_add(1).expect("fewer than 65,536 restarts");
+        let mut view = self.next(restart, members);
+        view.cuts.push(Cut { restart, epoch });
+        let old = view.cuts.len().saturating_sub(CUTS_MAX);
+        view.cuts.drain(..old);
+        view
+    }
+
+    /// The newest epoch up to this one that system restarts have left.
+    pub fn last_kept(&self, epoch: Epoch) -> Epoch {
+        let later = self.cuts.iter().filter(|cut| cut.restart > epoch.restart());
+        later.map(|cut| cut.epoch).min().map_or(epoch, |cut| epoch.min(cut))
+    }
+
+    /// Whether what was committed in this epoch was not undone by a system restart.
+    pub fn keeps(&self, epoch: Epoch) -> bool {
+        self.last_kept(epoch) == epoch
     }
 
     /// The views between one that is known and this one, this one last. `None` if some of them are forgotten.
@@ -84,6 +125,7 @@ impl View {
                 restart: past.restart,
                 members: past.members.clone(),
                 history: self.history[..place].to_vec(),
+                cuts: self.cuts.iter().copied().filter(|cut| cut.restart <= past.restart).collect(),
             })
             .collect();
         views.push(self.clone());
@@ -126,6 +168,8 @@ impl View {
         fits(&self.members)
             && self.history.len() <= HISTORY_MAX
             && self.history.iter().all(|past| past.number < self.number && fits(&past.members))
+            && self.cuts.len() <= CUTS_MAX
+            && self.cuts.is_sorted_by(|one, other| one.restart < other.restart)
     }
 
     /// The data node that drives epochs: the lowest `up` id.
@@ -143,7 +187,8 @@ mod tests {
         let mut views = vec![View::default()];
         for number in 1..20u64 {
             let incarnation = Incarnation(number);
-            let member = Member { node: NodeId(1), incarnation, state: MemberState::Up, workers: 1 };
+            let member =
+                Member { node: NodeId(1), incarnation, state: MemberState::Up, workers: 1, restored: None };
             let next = views.last().unwrap().next(1, vec![member]);
             views.push(next);
         }

@@ -17,6 +17,8 @@ fn config(nodes: u16, replicas: u8) -> ClusterConfig {
         replicas,
         partitions: PARTITIONS,
         data_memory: 1 << 30,
+        redo_bytes: 64 << 20,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,
@@ -33,13 +35,18 @@ fn config(nodes: u16, replicas: u8) -> ClusterConfig {
 }
 
 fn view(nodes: impl IntoIterator<Item = u16>, workers: u16) -> View {
-    let member =
-        |id| Member { node: NodeId(id), incarnation: Incarnation(1), state: MemberState::Up, workers };
+    let member = |id| Member {
+        node: NodeId(id),
+        incarnation: Incarnation(1),
+        state: MemberState::Up,
+        workers,
+        restored: None,
+    };
     View {
         number: ViewNumber(1),
         restart: 1,
-        history: vec![],
         members: nodes.into_iter().map(member).collect(),
+        ..View::default()
     }
 }
 

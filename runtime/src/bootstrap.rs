@@ -112,6 +112,8 @@ mod tests {
             replicas: 1,
             partitions: 8,
             data_memory: 1 << 20,
+            redo_bytes: 64 << 20,
+            flush_ms: 100,
             heartbeat_ms: 50,
             lease_ms: 250,
             failure_ms: 500,

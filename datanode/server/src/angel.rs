@@ -1,7 +1,10 @@
 //! The parent process: starts the node, tells the management nodes when it ends, and starts it again.
 
-use std::{env, os::unix::process::CommandExt, process::Command, sync::Arc, thread, time::Duration};
+use std::{
+    env, fs::File, os::unix::process::CommandExt, process::Command, sync::Arc, thread, time::Duration,
+};
 
+use twofold_datanode::disk::INITIAL;
 use twofold_proto::{
     config::ClusterConfig,
     ids::{Endpoint, Incarnation, NodeId, WorkerId},
@@ -18,6 +21,10 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Runs until the node ends on purpose; returns the exit code.
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let _lock = directory::lock(&arguments.dir, "angel.lock")?;
+    if arguments.initial {
+        // It lasts until the node has been let in, however often it is started until then, and not for longer.
+        File::create(arguments.dir.join(INITIAL))?.sync_all()?;
+    }
     let config = Arc::new(bootstrap::learn_config(&arguments.mgm));
     arguments.section(&config)?;
     // Not looked up again: what is started anew is what then is at this path, so a new binary takes effect.

@@ -41,6 +41,11 @@ pub struct Arguments {
     #[arg(long, env = "TWOFOLD_BIND", value_name = "HOST")]
     pub bind: Option<String>,
 
+    /// Begins without what its directory has: it copies all from its buddies. With all data nodes started so, the cluster begins
+    /// without rows
+    #[arg(long)]
+    pub initial: bool,
+
     /// What to log: a level, or levels per module
     #[arg(long, env = "TWOFOLD_LOG", default_value = "info")]
     pub log: String,

@@ -4,6 +4,7 @@
 mod angel;
 mod arguments;
 mod directory;
+mod disk;
 mod node;
 
 use std::process::ExitCode;

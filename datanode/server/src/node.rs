@@ -1,9 +1,10 @@
 //! The child process: the node's machine and its workers, a thread each, and the port.
 
-use std::{sync::Arc, thread::available_parallelism, time::Duration};
+use std::{path::Path, sync::Arc, thread::available_parallelism, time::Duration};
 
 use tokio::{sync::mpsc, task::spawn_local, time};
 use twofold_datanode::{
+    disk::{self, Disk},
     local::{FromWorker, ToWorker},
     node::{self, Event, Node, Settings},
     worker::{self, Worker},
@@ -18,8 +19,15 @@ use twofold_runtime::{
     clock::wall_clock_ms, listener, recorder, signals::StopRequests, thread,
 };
 
-use crate::{Failure, arguments::Arguments, directory};
+use crate::{
+    Failure,
+    arguments::Arguments,
+    directory,
+    disk::{DiskMailbox, mailbox as disk_mailbox, start as start_disk},
+};
 
+/// Bytes of a segment of redo.
+const SEGMENT_BYTES: usize = 16 << 20;
 /// How often the node is told what the wall clock says.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(1);
 
@@ -27,6 +35,7 @@ const WALL_CLOCK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum ToNode {
     Worker(FromWorker),
+    Disk(disk::Word),
     WallClock(u64),
     Stop,
 }
@@ -71,7 +80,8 @@ async fn live(
     let metrics = Metrics::new();
     let mut stops = StopRequests::catch()?;
     let workers = workers(arguments, section);
-    let (mailbox, mut exits) = start(config, section.id, incarnation, workers, &metrics, port)?;
+    let (mailbox, mut exits) =
+        start(config, section.id, incarnation, workers, &arguments.dir, &metrics, port)?;
     tracing::info!(
         "node {} of cluster «{}» listens on {host}:{} with {workers} workers",
         section.id,
@@ -116,6 +126,7 @@ fn start(
     id: NodeId,
     incarnation: Incarnation,
     workers: u16,
+    dir: &Path,
     metrics: &Metrics,
     port: tokio::net::TcpListener,
 ) -> Result<(Mailbox<ToNode>, mpsc::UnboundedReceiver<Exit>), Failure> {
@@ -123,12 +134,14 @@ fn start(
     let node = Mailbox::<ToNode>::new();
     let mailboxes: Vec<Mailbox<ToWorker>> = (0..workers).map(|_| Mailbox::new()).collect();
     let (exit, exits) = mpsc::unbounded_channel();
+    let (disk, inputs) = disk_mailbox();
     // It knows the time before its first step.
     let _ = node.send(ToNode::WallClock(wall_clock_ms()));
     for (place, mailbox) in mailboxes.iter().enumerate() {
         let (config, mailbox, directory) = (config.clone(), mailbox.clone(), directory.clone());
         let name = format!("worker{place}");
-        let (metrics, owner) = (metrics.driver(&name), WorkerOwner { node: node.clone() });
+        let (metrics, owner) =
+            (metrics.driver(&name), WorkerOwner { node: node.clone(), disk: disk.clone() });
         let own = Endpoint::new(id, WorkerId(place as u16));
         let memory = config.data_memory / u64::from(workers);
         thread::spawn(&name, move || {
@@ -140,11 +153,28 @@ fn start(
     doors.extend((0..).map(WorkerId).zip(mailboxes.iter().map(Mailbox::door)));
     let mut listener = Listener::new(doors);
     spawn_local(metrics.clone().serve(listener.others()));
+    let settings = disk::Settings {
+        cluster: config.name.clone(),
+        node: id,
+        life: incarnation,
+        workers,
+        segment_bytes: SEGMENT_BYTES,
+        redo_bytes: config.redo_bytes,
+        flush: config.flush(),
+    };
+    let (to_workers, to_node) = (mailboxes.clone(), node.clone());
+    start_disk(
+        Disk::new(settings),
+        dir,
+        (disk.clone(), inputs),
+        move |worker, message| _ = to_workers[usize::from(worker.0)].send(message),
+        move |word| _ = to_node.send(ToNode::Disk(word)),
+    )?;
     let settings = Settings { config: config.clone(), id, incarnation, workers };
     let (mailbox, metrics) = (node.clone(), metrics.driver("node"));
     thread::spawn("node", move || {
         let machine = Node::new(Clock.now(), settings);
-        let owner = NodeOwner { workers: mailboxes, exit };
+        let owner = NodeOwner { workers: mailboxes, disk, exit };
         Driver::new(machine, owner, mailbox, directory, metrics).run()
     })?;
     spawn_local(listener.serve(port));
@@ -153,6 +183,7 @@ fn start(
 
 struct NodeOwner {
     workers: Vec<Mailbox<ToWorker>>,
+    disk: DiskMailbox,
     exit: mpsc::UnboundedSender<Exit>,
 }
 
@@ -162,6 +193,7 @@ impl Owner<Node> for NodeOwner {
     fn input(message: ToNode) -> node::Input<'static> {
         match message {
             ToNode::Worker(said) => node::Input::Worker(said),
+            ToNode::Disk(word) => node::Input::Disk(word),
             ToNode::WallClock(millis) => node::Input::WallClock(millis),
             ToNode::Stop => node::Input::Stop { graceful: true },
         }
@@ -177,6 +209,7 @@ impl Owner<Node> for NodeOwner {
                 // A worker that has ended does not answer, which the node notices.
                 let _ = self.workers[usize::from(worker.0)].send(message);
             }
+            node::Effect::Disk(message) => self.disk.send(message),
             node::Effect::Exit { restart, refused, reason } => {
                 // Who waits for it ends the process.
                 let _ = self.exit.send(Exit { restart, refused, reason });
@@ -189,6 +222,7 @@ impl Owner<Node> for NodeOwner {
 
 fn log(event: &Event) {
     match event {
+        Event::Damaged(_) | Event::DiskFailed(_) => tracing::error!("{event}"),
         Event::Malformed { .. } | Event::Hangs { .. } | Event::StopsServing => tracing::warn!("{event}"),
         _ => tracing::info!("{event}"),
     }
@@ -196,6 +230,7 @@ fn log(event: &Event) {
 
 struct WorkerOwner {
     node: Mailbox<ToNode>,
+    disk: DiskMailbox,
 }
 
 impl Owner<Worker> for WorkerOwner {
@@ -215,6 +250,7 @@ impl Owner<Worker> for WorkerOwner {
                 // Without the node's thread the process is about to end.
                 let _ = self.node.send(ToNode::Worker(said));
             }
+            worker::Effect::Disk(message) => self.disk.send(message),
             worker::Effect::Link(effect) => unreachable!("the driver carries out {effect:?}"),
         }
     }

@@ -71,7 +71,13 @@ impl Management {
             }
         } else if !is_in {
             effects.push(Effect::Seen(Seen::Joins(report.life)));
-            self.publish(vec![Member { node, incarnation, state: MemberState::Up, workers: report.workers }]);
+            self.publish(vec![Member {
+                node,
+                incarnation,
+                state: MemberState::Up,
+                workers: report.workers,
+                restored: None,
+            }]);
         } else if report.view == self.view.number && self.adopted != report.view {
             self.adopted = report.view;
             effects.push(Effect::Seen(Seen::Up(report.life)));
@@ -182,6 +188,8 @@ fn config([management, data]: &[ReservedPort; 2]) -> ClusterConfig {
         replicas: 1,
         partitions: 16,
         data_memory: 64 << 20,
+        redo_bytes: 64 << 20,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,

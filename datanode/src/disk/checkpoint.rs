@@ -144,8 +144,9 @@ impl Disk {
         {
             self.make_valid(checkpoint);
         }
+        let congested = self.is_congested();
         if let Some(writing) = &mut self.checkpoints.writing {
-            // Something in any case, so that it ends.
+            // Something in any case, so that it ends. When writes are refused redo does not grow any more.
             let share = self.settings.redo_bytes / 2 / u64::from(self.settings.workers);
             let grown = std::mem::take(&mut self.checkpoints.grown);
             writing.due +=
@@ -153,7 +154,7 @@ impl Disk {
             let unwritten = writing.part.len() + writing.unwritten * self.settings.segment_bytes;
             if writing.begin.is_some()
                 && writing.newest.is_none()
-                && writing.due > writing.given
+                && (writing.due > writing.given || congested)
                 && unwritten < WINDOW_BYTES
             {
                 writing.given += BUDGET_BYTES as u64;

@@ -6,8 +6,8 @@ use twofold_proto::ids::WorkerId;
 use twofold_storage::disk::{frame::Frames, redo::Position};
 
 use super::{
-    Answer, Disk, Effect, FromDisk, Horizon, Lane, MANIFEST, Purpose, Request, Stage, Word, open::Chain,
-    part_name, segment_name,
+    Answer, Disk, Effect, FromDisk, Horizon, INITIAL, Lane, MANIFEST, Purpose, Request, Stage, Word,
+    open::Chain, part_name, segment_name,
 };
 
 /// Records that the workers have yet to take in, past which nothing more is read.
@@ -63,9 +63,9 @@ impl Disk {
         let (end, segment) = open.end();
         self.checkpoints.next_part = open.next_part();
         let Some(horizon) = horizon else {
-            // The manifest first: without it nothing of the rest counts.
+            // The manifest first: without it nothing of the rest counts. What says so itself goes last.
             let mut files: Vec<String> = open.files().to_vec();
-            files.sort_by_key(|name| name != MANIFEST);
+            files.sort_by_key(|name| (name == INITIAL, name != MANIFEST));
             for file in files {
                 self.request(Lane::Background, Purpose::Remove, Request::Remove(file), effects);
             }
@@ -122,10 +122,7 @@ impl Disk {
                 };
                 self.request(Lane::Log, Purpose::Load, Request::Read(name), effects);
             }
-            None if load.given.is_empty() => {
-                self.tell_workers(&FromDisk::LoadEnd, effects);
-                self.run(effects);
-            }
+            None if load.given.is_empty() => self.run(effects),
             None => {}
         }
     }
@@ -178,6 +175,7 @@ impl Disk {
     /// From here on redo is written.
     fn run(&mut self, effects: &mut Vec<Effect>) {
         self.stage = Stage::Running;
+        self.tell_workers(&FromDisk::LoadEnd, effects);
         self.make_segment(effects);
         effects.push(Effect::Node(Word::Restored));
     }

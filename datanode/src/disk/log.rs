@@ -20,8 +20,11 @@ const SPARE_SEGMENTS: usize = 2;
 /// Redo as it is written.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// Where the next frame goes, if it fits.
+    /// Where the next frame goes, if it fits, and that segment has been made.
     next: Position,
+    is_open: bool,
+    /// Whether what waits has to wait for a new segment.
+    stalled: bool,
     /// Where the last frame ends.
     previous: Position,
     /// Up to where all is on disk.
@@ -49,6 +52,8 @@ impl Log {
         let none = vec![0; usize::from(workers)];
         Log {
             next: Position::default(),
+            is_open: false,
+            stalled: false,
             previous: Position::default(),
             flushed: Position::default(),
             segments: BTreeSet::new(),
@@ -68,7 +73,6 @@ impl Log {
     pub(super) fn begin(&mut self, end: Position, segment: u64) {
         (self.previous, self.flushed) = (end, end);
         self.next_segment = segment;
-        // Nothing fits there: the first frame goes to a new segment.
         self.next = Position::new(segment, 0);
     }
 
@@ -79,7 +83,7 @@ impl Log {
 
     /// When what waits is to be flushed.
     pub(super) fn due(&self) -> Option<Time> {
-        if self.flushing.is_some() { None } else { self.due }
+        if self.flushing.is_some() || self.stalled { None } else { self.due }
     }
 
     pub(super) fn check(&self, segment_bytes: usize) {
@@ -103,6 +107,7 @@ impl Disk {
 
     /// Writes and flushes what waits, if it is time and no flush is under way.
     pub(super) fn write_log(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.log.stalled = false;
         let log = &self.log;
         let is_time = log.urgent || log.queued >= WRITE_BYTES || log.due.is_some_and(|due| now >= due);
         if log.queue.is_empty() || log.flushing.is_some() || !is_time {
@@ -118,7 +123,10 @@ impl Disk {
                 self.request(Lane::Log, Purpose::Flush(false), request, effects);
             }
         }
-        let Some(last) = files.pop() else { return self.make_segment(effects) };
+        let Some(last) = files.pop() else {
+            self.log.stalled = true;
+            return self.make_segment(effects);
+        };
         for file in files {
             self.request(Lane::Log, Purpose::Flush(false), Request::Sync(file), effects);
         }
@@ -136,13 +144,11 @@ impl Disk {
         let (_, records) = log.queue.front().expect("something waits");
         let has_room =
             log.next.offset() + frame_bytes(records.len()) + ALIGNMENT <= self.settings.segment_bytes;
-        // The segment of the beginning may be a spare one still.
-        if has_room && log.segments.contains(&log.next.segment()) && !log.spare.contains(&log.next.segment())
-        {
+        if log.is_open && has_room {
             return Some(log.next.segment());
         }
         let segment = log.spare.pop_front()?;
-        log.next = Position::new(segment, 0);
+        (log.next, log.is_open) = (Position::new(segment, 0), true);
         Some(segment)
     }
 

@@ -37,6 +37,8 @@ use self::{checkpoint::Checkpoints, load::Load, log::Log, open::Open};
 
 /// The manifest's file.
 const MANIFEST: &str = "manifest";
+/// A file by which people say that nothing of what stands here is to be restored. It goes with the rest.
+pub const INITIAL: &str = "initial";
 
 fn segment_name(number: u64) -> String {
     format!("redo-{number:010}")
@@ -100,19 +102,28 @@ pub struct Fault {
 }
 
 /// Which records may be restored.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Horizon {
     /// None of a later epoch.
     pub limit: Epoch,
-    /// What system restarts went back to, by restart number: later epochs of restarts before that never were.
-    pub cuts: Vec<(u16, Epoch)>,
+    /// The view under which they are. What it says that system restarts went back behind never was.
+    pub view: Arc<View>,
 }
 
 impl Horizon {
+    /// The same with one epoch more: a deliberate fault.
+    #[cfg(feature = "mutations")]
+    pub fn past(&self) -> Horizon {
+        let mut view = (*self.view).clone();
+        if let Some(cut) = view.cuts.last_mut() {
+            cut.epoch = cut.epoch.next();
+        }
+        Horizon { limit: self.limit.next(), view: Arc::new(view) }
+    }
+
     /// Whether what was committed in this epoch stays.
     pub fn keeps(&self, epoch: Epoch) -> bool {
-        let cut = self.cuts.iter().filter(|(restart, _)| *restart > epoch.restart()).min();
-        epoch <= self.limit && cut.is_none_or(|(_, cut)| epoch <= *cut)
+        epoch <= self.limit && self.view.keeps(epoch)
     }
 }
 
@@ -184,6 +195,8 @@ pub struct Found {
 pub enum Word {
     /// What can be restored; `None`: nothing.
     Found(Option<Found>),
+    /// People have said that nothing of what stands on disk is to be restored.
+    Initial,
     /// What stands on disk is of no use: where it is damaged, or whose it is. It goes when the node restores nothing.
     Damaged(String),
     /// All is loaded, or removed: redo is written from now on.

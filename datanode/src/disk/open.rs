@@ -10,8 +10,8 @@ use twofold_storage::disk::{
 };
 
 use super::{
-    Answer, Disk, Effect, Found, Lane, MANIFEST, Purpose, Request, Stage, Word, number_of, part_name,
-    segment_name,
+    Answer, Disk, Effect, Found, INITIAL, Lane, MANIFEST, Purpose, Request, Stage, Word, number_of,
+    part_name, segment_name,
 };
 
 /// What a life's workers have written.
@@ -25,6 +25,8 @@ struct Life {
 /// Redo as one chain of frames, each of which says where the one before ends.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
+    /// Where the first segment begins that is needed.
+    begin: Position,
     /// Where the last frame ends.
     end: Option<Position>,
     /// What the newest frame knew to be on disk.
@@ -48,13 +50,14 @@ impl Chain {
 
     /// Whether all that had been flushed is there.
     fn whole(&self) -> Result<(), String> {
-        match self.end {
-            Some(end) if self.flushed > end => Err(format!(
+        let end = self.end.unwrap_or(self.begin);
+        match self.flushed > end {
+            true => Err(format!(
                 "redo is damaged from {} to {}: what was written there cannot be read",
                 place(end),
                 place(self.flushed)
             )),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 }
@@ -68,12 +71,16 @@ pub(super) struct Open {
     manifest: Option<Manifest>,
     /// Segments yet to be looked through, the last one first.
     left: Vec<u64>,
+    /// Segments yet to be flushed: a process that was killed may have written what is read here and not flushed it.
+    unflushed: Vec<u64>,
     /// All that were there.
     pub(super) segments: Vec<u64>,
     lives: BTreeMap<Incarnation, Life>,
     chain: Chain,
     /// Where redo is needed from on.
     begin: Position,
+    /// Whether nothing of it is to be restored.
+    initial: bool,
     /// Why what is here is of no use.
     fault: Option<String>,
 }
@@ -118,7 +125,8 @@ impl Open {
 
     fn found(&self) -> Option<Found> {
         let manifest = self.manifest.as_ref()?;
-        let complete = self.complete()?;
+        // What was complete before a restart is so up to where that went back.
+        let complete = manifest.view.last_kept(self.complete()?);
         let (view, catalog) = (manifest.view.clone(), manifest.catalog.clone());
         Some(Found { life: manifest.life, complete, view, catalog })
     }
@@ -180,6 +188,7 @@ impl Disk {
             Answer::Files(files) => {
                 let ours = |name: &String| {
                     name == MANIFEST
+                        || name == INITIAL
                         || number_of(name, "redo-").is_some()
                         || number_of(name, "part-").is_some()
                 };
@@ -189,7 +198,8 @@ impl Disk {
                 segments.sort_unstable();
                 open.left = segments.iter().rev().copied().collect();
                 open.segments = segments;
-                if open.files.iter().any(|name| name == MANIFEST) {
+                open.initial = open.files.iter().any(|name| name == INITIAL);
+                if !open.initial && open.files.iter().any(|name| name == MANIFEST) {
                     return self.request(
                         Lane::Background,
                         Purpose::Open,
@@ -210,7 +220,7 @@ impl Disk {
                     self.unusable(fault);
                 }
             }
-            Answer::Done => panic!("nothing was to be done"),
+            Answer::Done => {}
         }
         self.look_on(effects);
     }
@@ -227,6 +237,8 @@ impl Disk {
         let parts = manifest.checkpoints.iter().flat_map(|checkpoint| checkpoint.parts.0..checkpoint.parts.1);
         let missing = parts.map(part_name).find(|name| !open.files.contains(name));
         open.left.retain(|segment| *segment >= manifest.redo.segment());
+        open.chain.begin = Position::new(manifest.redo.segment(), 0);
+        open.unflushed = open.left.clone();
         // The log had reached the place from which on it is needed.
         open.begin = manifest.redo;
         open.manifest = Some(manifest);
@@ -249,6 +261,12 @@ impl Disk {
             let request = Request::Read(segment_name(*number));
             return self.request(Lane::Background, Purpose::Open, request, effects);
         }
+        if open.fault.is_none()
+            && let Some(number) = open.unflushed.pop()
+        {
+            let request = Request::Sync(segment_name(number));
+            return self.request(Lane::Background, Purpose::Open, request, effects);
+        }
         let mut open = std::mem::take(open);
         if open.fault.is_none() {
             open.chain.flushed = open.chain.flushed.max(open.begin);
@@ -256,6 +274,7 @@ impl Disk {
         }
         let word = match &open.fault {
             Some(fault) => Word::Damaged(fault.clone()),
+            None if open.initial => Word::Initial,
             None => Word::Found(open.found()),
         };
         effects.push(Effect::Node(word));

@@ -111,6 +111,16 @@ impl Files {
         }
     }
 
+    /// The process ends while these requests are carried out, the first of each lane; what was written stays.
+    pub fn interrupt(&mut self, under_way: &[Request], random: &mut Random) {
+        for request in under_way {
+            if random.one_in(2) {
+                // What fails now is seen by nobody.
+                let _ = self.carry_out(request);
+            }
+        }
+    }
+
     /// The names of the files.
     pub fn names(&self) -> BTreeSet<String> {
         self.files.keys().cloned().collect()

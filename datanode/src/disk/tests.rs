@@ -5,6 +5,7 @@ use twofold_proto::{
     message::{CopyRow, Image},
     random::Random,
     time::ClusterTime,
+    view::Cut,
 };
 use twofold_storage::disk::redo::{Record, put_complete, put_image, put_rows, records};
 
@@ -215,7 +216,7 @@ impl Tested {
                     }
                 }
                 Record::Image(..) | Record::Complete(_) => {}
-                Record::Commit(commit) => panic!("nobody wrote {commit:?}"),
+                other @ (Record::Commit(_) | Record::Dropped(_)) => panic!("nobody wrote {other:?}"),
             }
         }
     }
@@ -316,7 +317,7 @@ impl Tested {
         assert!(cut >= self.durable, "{cut} is there, and {} was durable", self.durable);
         assert!(cut <= self.complete, "{cut} is there, and {} was complete", self.complete);
         let expected = self.rows_at(cut);
-        let limit = Horizon { limit: cut, cuts: self.cuts.clone() };
+        let limit = Horizon { limit: cut, view: with_cuts(&self.cuts) };
         self.restore((cut > Epoch::default()).then_some(limit));
         assert_eq!(self.rows, expected, "at {cut}");
         self.history.retain(|change| change.version.epoch <= cut);
@@ -418,19 +419,44 @@ fn damage_is_named_and_nothing_of_it_is_used() {
                 unnoticed += 1;
                 let expected = tested.rows_at(found.complete);
                 tested.rows.clear();
-                tested.tell(ToDisk::Restore(Some(Horizon { limit: found.complete, cuts: vec![] })));
+                tested.tell(ToDisk::Restore(Some(Horizon { limit: found.complete, view: Arc::default() })));
                 tested.io_all();
                 match tested.words.pop() {
                     Some(Word::Restored) => assert_eq!(tested.rows, expected, "{name} at {at}"),
                     Some(Word::Failed(text)) => assert!(text.contains(&name), "{name} at {at}: {text}"),
                     other => panic!("{other:?}"),
                 }
-                assert!(found.complete <= cut);
+                // No more than the last flush goes unnoticed.
+                let complete = found.complete;
+                assert!(
+                    complete <= cut && complete.counter() + 2 >= cut.counter(),
+                    "{complete} {cut}: {name} at {at}"
+                );
             }
             other => panic!("{other:?}"),
         }
     }
     assert!(seen > 20 && unnoticed > 20, "{seen} {unnoticed}");
+}
+
+/// Of the first frame of all no other says where it begins.
+#[test]
+fn damage_to_the_beginning_of_redo_is_named() {
+    let mut tested = Tested::new(6);
+    tested.start(2);
+    tested.restore(None);
+    for _ in 0..10 {
+        tested.change();
+        tested.end_epoch();
+        tested.now = tested.now + Duration::from_secs(1);
+        tested.step(Input::Timer);
+        tested.io_all();
+    }
+    assert!(tested.durable > Epoch::default());
+    let first = tested.files.names().into_iter().find(|name| name.starts_with("redo-")).unwrap();
+    tested.files.damage(&first, 50);
+    let word = tested.start(2);
+    assert!(matches!(&word, Word::Damaged(text) if text.contains(&format!("{first} at byte 0"))), "{word:?}");
 }
 
 #[test]
@@ -462,10 +488,15 @@ fn without_room_it_says_so_and_writes_nothing_more() {
 
 #[test]
 fn a_horizon_leaves_out_what_restarts_went_back_behind() {
-    let horizon =
-        Horizon { limit: Epoch::new(3, 50), cuts: vec![(2, Epoch::new(1, 80)), (3, Epoch::new(1, 70))] };
+    let view = with_cuts(&[(2, Epoch::new(1, 70)), (3, Epoch::new(2, 10))]);
+    let horizon = Horizon { limit: Epoch::new(3, 50), view };
     let kept = |restart, counter| horizon.keeps(Epoch::new(restart, counter));
-    assert!(kept(1, 70) && kept(3, 50) && !kept(3, 51));
-    assert!(kept(1, 80) && !kept(1, 81), "the first restart that it missed counts");
-    assert!(!kept(2, 1), "a later one went back behind all of it");
+    assert!(kept(1, 70) && !kept(1, 71));
+    assert!(kept(2, 10) && !kept(2, 11));
+    assert!(kept(3, 50) && !kept(3, 51));
+}
+
+fn with_cuts(cuts: &[(u16, Epoch)]) -> Arc<View> {
+    let cuts = cuts.iter().map(|&(restart, epoch)| Cut { restart, epoch }).collect();
+    Arc::new(View { cuts, ..View::default() })
 }

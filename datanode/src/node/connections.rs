@@ -288,6 +288,7 @@ impl Node {
             let catalog = Arc::new(catalog);
             self.catalog = Some(catalog.clone());
             self.tell(&ToWorker::Catalog(catalog), effects);
+            self.remember(effects);
         }
     }
 

@@ -2,10 +2,12 @@
 
 use twofold_proto::{
     error::ErrorCode,
+    ids::Epoch,
     limits::DATA_NODES_MAX,
     links::LinkId,
     message::{GoneOrd, Kind, Life, StopOrd},
     time::Time,
+    view::MemberState,
 };
 
 use super::{Effect, Event, Node};
@@ -25,8 +27,10 @@ pub(super) enum Stage {
     Running,
     /// It asks the leader for a view without it.
     Leaving { until: Time, exit: Exit },
-    /// The workers are told that there is no lease, and then asked this.
-    Quiescing { question: u64, until: Time, exit: Exit },
+    /// The workers are told that there is no lease, and then asked this. `flush`: nobody else stays to keep what it has.
+    Quiescing { question: u64, flush: bool, until: Time, exit: Exit },
+    /// It waits until all up to this epoch is on disk.
+    Flushing { epoch: Epoch, until: Time, exit: Exit },
     /// The goodbye is in these frames of these links.
     Parting { awaited: Vec<(LinkId, u64)>, until: Time, exit: Exit },
     /// [`Effect::Exit`] was emitted.
@@ -42,15 +46,20 @@ impl Stage {
     /// When it is over at the latest.
     pub(super) fn until(&self) -> Option<Time> {
         match self {
-            Stage::Leaving { until, .. } | Stage::Quiescing { until, .. } | Stage::Parting { until, .. } => {
-                Some(*until)
-            }
+            Stage::Leaving { until, .. }
+            | Stage::Quiescing { until, .. }
+            | Stage::Flushing { until, .. }
+            | Stage::Parting { until, .. } => Some(*until),
             Stage::Running | Stage::Ended => None,
         }
     }
 }
 
 impl Node {
+    pub(super) fn is_running(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.stage == Stage::Ended
     }
@@ -101,7 +110,7 @@ impl Node {
 
     /// Asks for a view without this node. The last of its group gets none; it waits as long, and then ends all the
     /// same: whoever ends all processes of a cluster must not have to kill them.
-    fn leave(&mut self, now: Time, exit: Exit, effects: &mut Vec<Effect>) {
+    pub(super) fn leave(&mut self, now: Time, exit: Exit, effects: &mut Vec<Effect>) {
         if self.state().is_none() {
             return self.depart(now, exit, effects);
         }
@@ -112,6 +121,10 @@ impl Node {
 
     /// Stops serving, says goodbye and ends.
     fn depart(&mut self, now: Time, exit: Exit, effects: &mut Vec<Effect>) {
+        self.quiesce(now, exit, false, effects);
+    }
+
+    fn quiesce(&mut self, now: Time, exit: Exit, flush: bool, effects: &mut Vec<Effect>) {
         let exit = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Running => exit,
             // It was asked to leave, whatever came then.
@@ -124,7 +137,7 @@ impl Node {
         // While the stage is neither of these two there is no lease.
         self.refresh_lease(now, effects);
         let question = self.ask(effects);
-        self.stage = Stage::Quiescing { question, until: now + self.config.failure(), exit };
+        self.stage = Stage::Quiescing { question, flush, until: now + self.config.failure(), exit };
         self.news = true;
     }
 
@@ -135,18 +148,30 @@ impl Node {
             Stage::Leaving { until, exit } => {
                 if now >= *until {
                     let exit = exit.clone();
-                    self.depart(now, exit, effects);
+                    self.quiesce(now, exit, true, effects);
                 }
             }
-            Stage::Quiescing { question, until, exit } => {
+            Stage::Quiescing { question, flush, until, exit } => {
                 let exit = exit.clone();
                 if self.workers.all_answered(*question) {
-                    let awaited = self.say_goodbye();
-                    self.stage = Stage::Parting { awaited, until: now + self.config.failure(), exit };
+                    let is_up = self.state() == Some(MemberState::Up);
+                    let until = match *flush && is_up && self.storage.is_writing() {
+                        true => now + self.config.failure() * 10,
+                        false => now,
+                    };
+                    self.stage = Stage::Flushing { epoch: self.epochs.epoch, until, exit };
                     self.go_on_leaving(now, effects);
                 } else if now >= *until {
                     // Without a goodbye: a worker may think that it serves.
                     self.exit(exit, effects);
+                }
+            }
+            Stage::Flushing { epoch, until, exit } => {
+                if self.epochs.durable >= *epoch || now >= *until {
+                    let exit = exit.clone();
+                    let awaited = self.say_goodbye();
+                    self.stage = Stage::Parting { awaited, until: now + self.config.failure(), exit };
+                    self.go_on_leaving(now, effects);
                 }
             }
             Stage::Parting { awaited, until, exit } => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use twofold_proto::{
-    ids::{Epoch, NodeId},
+    ids::{Epoch, NodeId, ViewNumber},
     message::{EpochDoneRep, EpochOrd, Kind, Life},
     time::{ClusterTime, Duration, Time},
     view::{MemberState, View},
@@ -20,12 +20,20 @@ const TIME_STEP_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Epochs {
     pub(super) epoch: Epoch,
     pub(super) complete: Epoch,
+    /// The view under which the president has spoken last.
+    pub(super) ordered: ViewNumber,
+    /// On the disks of all members that count.
+    pub(super) durable: Epoch,
+    /// Whether some disk cannot keep up.
+    pub(super) congested: bool,
     /// Cluster time as last stamped, and when that was here; none before the first epoch.
     stamped: Option<(ClusterTime, Time)>,
     /// The wall clock in milliseconds since 1970, and when it showed that.
     wall: Option<(u64, Time)>,
     /// As president: what the members are done with, under the adopted view.
     done: BTreeMap<NodeId, Epoch>,
+    /// As president: what the others have on disk, and whether that keeps up.
+    on_disk: BTreeMap<NodeId, (Epoch, bool)>,
     /// As president: when the epoch ends.
     pub(super) due: Option<Time>,
     /// Whether an epoch has ended in this turn: then everything that waits leaves with it.
@@ -42,6 +50,7 @@ impl Epochs {
 
     pub(super) fn begin_view(&mut self) {
         self.done.clear();
+        self.on_disk.clear();
     }
 
     pub(super) fn set_wall_clock(&mut self, now: Time, millis: u64) {
@@ -60,6 +69,16 @@ impl Epochs {
     fn completed(&self, view: &View) -> Option<Epoch> {
         let up = view.members.iter().filter(|member| member.state == MemberState::Up);
         up.map(|member| self.done.get(&member.node).copied()).min().flatten()
+    }
+
+    /// The newest epoch that is on the disks of all members that count: a `ready` one may be the only one that is left soon.
+    /// And whether one of them cannot keep up.
+    fn written(&self, view: &View) -> Option<(Epoch, bool)> {
+        let counted = view.members.iter().filter(|member| member.state >= MemberState::Ready);
+        let said: Vec<(Epoch, bool)> =
+            counted.map(|member| self.on_disk.get(&member.node).copied()).collect::<Option<_>>()?;
+        let durable = said.iter().map(|(durable, _)| *durable).min()?;
+        Some((durable, said.iter().any(|(_, congested)| *congested)))
     }
 
     /// Cluster time now: follows the wall clock, but never back, and never far ahead of what was measured here
@@ -108,14 +127,19 @@ impl Node {
         if let Some(done) = self.workers.done() {
             self.epochs.is_done(self.life.node, done);
         }
+        self.epochs.on_disk.insert(self.life.node, (self.own_durable(), self.storage.is_congested()));
+        if let Some((durable, congested)) = self.epochs.written(&self.view) {
+            self.epochs.durable = self.epochs.durable.max(durable);
+            self.epochs.congested = congested;
+        }
         let complete = self.epochs.completed(&self.view).unwrap_or_default();
         self.epochs.complete = self.epochs.complete.max(complete);
         let first = Epoch::new(self.view.restart, 0);
         self.epochs.epoch = self.epochs.epoch.max(first).next();
         let time = self.epochs.next_time(now);
         self.epochs.stamp(now, time);
-        let Epochs { epoch, complete, .. } = self.epochs;
-        let order = EpochOrd { view: self.view.number, epoch, complete, time };
+        let Epochs { epoch, complete, durable, congested, .. } = self.epochs;
+        let order = EpochOrd { view: self.view.number, epoch, complete, durable, congested, time };
         for id in self.peers.values().filter_map(|peer| peer.link).collect::<Vec<_>>() {
             if let Some(link) = self.line(id) {
                 link.send_control(Kind::EpochOrd, &order);
@@ -133,9 +157,11 @@ impl Node {
     /// An epoch has begun: tells the workers. From now on this node is level, and may get a lease.
     fn pass_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
         self.epochs.ended = true;
-        let Epochs { epoch, complete, stamped, .. } = self.epochs;
+        self.epochs.ordered = self.view.number;
+        let Epochs { epoch, complete, durable, congested, stamped, .. } = self.epochs;
         let (time, _) = stamped.unwrap_or_default();
-        self.tell(&ToWorker::Epoch { epoch, complete, time }, effects);
+        self.tell(&ToWorker::Epoch { epoch, complete, durable, congested, time }, effects);
+        self.tell_durable(effects);
         self.refresh_lease(now, effects);
     }
 
@@ -145,6 +171,8 @@ impl Node {
         }
         self.epochs.see(order.epoch);
         self.epochs.complete = self.epochs.complete.max(order.complete);
+        self.epochs.durable = self.epochs.durable.max(order.durable);
+        self.epochs.congested = order.congested;
         self.epochs.stamp(now, order.time);
         self.level = self.state() == Some(MemberState::Up);
         self.pass_epoch(now, effects);
@@ -156,7 +184,8 @@ impl Node {
     /// Tells the president what all workers are done with, if that is news.
     pub(super) fn send_done(&mut self) {
         let Some(epoch) = self.workers.done() else { return };
-        let report = EpochDoneRep { view: self.view.number, epoch };
+        let (durable, congested) = (self.own_durable(), self.storage.is_congested());
+        let report = EpochDoneRep { view: self.view.number, epoch, durable, congested };
         if self.is_president() || self.epochs.told == Some(report) {
             return;
         }
@@ -174,6 +203,7 @@ impl Node {
     pub(super) fn on_epoch_done(&mut self, from: Life, report: EpochDoneRep) {
         if report.view == self.view.number && self.is_president() {
             self.epochs.is_done(from.node, report.epoch);
+            self.epochs.on_disk.insert(from.node, (report.durable, report.congested));
         }
     }
 }

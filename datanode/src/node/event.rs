@@ -47,6 +47,10 @@ pub enum Event {
         /// Who is `up` there in its group: they have the rows that it needs.
         up: Vec<NodeId>,
     },
+    /// What stands on disk is of no use.
+    Damaged(String),
+    /// Nothing can be written.
+    DiskFailed(String),
     /// The node waits for a view without it.
     Leaves {
         /// Why.
@@ -92,6 +96,10 @@ impl fmt::Display for Event {
                     nodes.join(" and node ")
                 )
             }
+            Event::Damaged(text) => {
+                write!(f, "{text}; nothing of what is on disk is used, and all is copied from the buddies")
+            }
+            Event::DiskFailed(text) => write!(f, "nothing can be written to disk: {text}"),
             Event::Leaves { reason } => write!(f, "this node leaves: {reason}"),
         }
     }

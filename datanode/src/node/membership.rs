@@ -57,13 +57,15 @@ impl Node {
         }
         self.epochs.due = self.is_president().then_some(now);
         self.announce();
+        self.restore(effects);
+        self.remember(effects);
         self.release_fences(now, effects);
         self.refresh_lease(now, effects);
         self.news = true;
         if self.was_member && state.is_none() {
             self.part(now, &format!("view {} does not have this life", self.view.number), effects);
         } else if restarted {
-            self.part(now, "the cluster was started anew: data of a whole node group was lost", effects);
+            self.part(now, "the cluster restarts: all nodes of a group had ended", effects);
         }
     }
 
@@ -180,7 +182,8 @@ impl Node {
 
     /// Until when the workers may serve.
     fn lease_bound(&self, now: Time) -> Time {
-        if !self.level || !self.stage.serves() || self.waits_for_former_life(now) || self.group_is_gone(now) {
+        let may = self.level && self.stage.serves() && self.storage.is_whole();
+        if !may || self.waits_for_former_life(now) || self.group_is_gone(now) {
             return Time(0);
         }
         let confirmed = |life: Life| self.peers.get(&life).and_then(|peer| peer.confirmed);
@@ -239,16 +242,24 @@ impl Node {
             catalog: self.workers.catalog(),
             hears: self.peers.iter().filter_map(hears).collect(),
             // Its buddies serve until it is `up`: while it could not, it has no use for that.
-            copied: (self.workers.all_copied() && !self.waits_for_former_life(now))
-                .then_some(self.view.number),
+            copied: (self.workers.all_copied()
+                && self.storage.is_whole()
+                && !self.waits_for_former_life(now))
+            .then_some(self.view.number),
             counts: self.workers.all_count().filter(ready).filter(|_| counts).collect(),
             leaving: self.stage != Stage::Running,
+            durable: self.has_durable(),
+            restorable: self.storage.restorable(),
+            initial: self.storage.is_initial(),
         }
     }
 
     /// Reports to all management nodes: in any case, or if there is something new.
     pub(super) fn send_report(&mut self, now: Time, always: bool) {
         self.news = false;
+        if !self.storage.is_open() {
+            return;
+        }
         let report = self.report(now);
         if !always && self.reported.as_ref() == Some(&report) {
             return;
@@ -263,8 +274,9 @@ impl Node {
 
     /// Reports to one that has just been connected.
     pub(super) fn report_to(&mut self, now: Time, id: LinkId) {
+        let is_open = self.storage.is_open();
         let report = self.report(now);
-        if let Some(link) = self.line(id) {
+        if let Some(link) = self.line(id).filter(|_| is_open) {
             link.send_control(Kind::ReportOrd, &report);
         }
     }

@@ -16,9 +16,11 @@
 
 mod connections;
 mod departure;
+
 mod epochs;
 mod event;
 mod membership;
+mod storage;
 mod workers;
 
 use std::{
@@ -44,9 +46,13 @@ use self::{
     departure::{Exit, Stage},
     epochs::Epochs,
     membership::Peer,
+    storage::Storage,
     workers::Workers,
 };
-use crate::local::{FromWorker, ToWorker, Word};
+use crate::{
+    disk::ToDisk,
+    local::{FromWorker, ToWorker, Word},
+};
 
 /// What happens to a node.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,6 +61,8 @@ pub enum Input<'a> {
     Link(LinkInput<'a>),
     /// A worker says something.
     Worker(FromWorker),
+    /// The disk says something.
+    Disk(crate::disk::Word),
     /// The wall clock, in milliseconds since 1970: now and then, and before the first timer.
     WallClock(u64),
     /// The process is asked to end. Gracefully: once a view without it has been written, or after some time, or when
@@ -79,6 +87,8 @@ pub enum Effect {
         /// What.
         message: ToWorker,
     },
+    /// Tell the disk.
+    Disk(ToDisk),
     /// End the process. The last effect.
     Exit {
         /// Whether its angel is to start it again.
@@ -140,6 +150,7 @@ pub struct Node {
     level: bool,
     workers: Workers,
     epochs: Epochs,
+    storage: Storage,
     stage: Stage,
     reported: Option<ReportOrd>,
     /// Whether something has happened in this turn that others are to be told.
@@ -175,6 +186,7 @@ impl Node {
             level: false,
             workers: Workers::new(workers),
             epochs: Epochs::default(),
+            storage: Storage::default(),
             stage: Stage::Running,
             reported: None,
             news: false,
@@ -266,6 +278,7 @@ impl Node {
         self.refresh_lease(now, effects);
         self.send_report(now, true);
         self.note_wait(now, effects);
+        self.leave_disk(now, effects);
     }
 
     /// Says once for whom it waits, if it is not let in.
@@ -283,11 +296,18 @@ impl Node {
         match word {
             Word::View(view) => self.learn(now, view, effects),
             Word::Catalog(version) => self.workers.has_catalog(worker, version),
-            Word::Copied(view) if view == self.view.number => self.workers.has_copied(worker),
+            Word::Copied(view, epoch) if view == self.view.number => {
+                self.workers.has_copied(worker);
+                self.on_copied(epoch, effects);
+            }
+            Word::Durable(epoch) => {
+                self.workers.has_on_disk(worker, epoch);
+                self.tell_durable(effects);
+            }
             Word::Counts(view, life) if view == self.view.number => self.workers.counts(worker, life),
             Word::Done(view, epoch) if view == self.view.number => self.workers.is_done(worker, epoch),
             // Of an older view: the worker says it again under this one.
-            Word::Copied(_) | Word::Counts(..) | Word::Done(..) => {}
+            Word::Copied(..) | Word::Counts(..) | Word::Done(..) => {}
             Word::Alive(question) => self.workers.answered(worker, question),
             Word::Lost(_) => self.part(now, "too many views behind to go on", effects),
         }
@@ -306,6 +326,7 @@ impl Machine for Node {
         match input {
             Input::Link(input) => self.on_link(now, input, effects),
             Input::Worker(said) => self.on_worker(now, said, effects),
+            Input::Disk(word) => self.on_disk(now, word, effects),
             Input::WallClock(millis) => self.epochs.set_wall_clock(now, millis),
             Input::Stop { graceful } => self.on_stop(now, graceful, effects),
             Input::Timer => self.on_timer(now, effects),

@@ -15,6 +15,7 @@ struct Said {
     /// How many ticks it has owed an answer.
     silent_ticks: u32,
     catalog: u64,
+    durable: Epoch,
     /// Under the adopted view:
     copied: bool,
     counts: BTreeSet<Life>,
@@ -118,6 +119,16 @@ impl Workers {
     pub(super) fn is_done(&mut self, worker: WorkerId, epoch: Epoch) {
         let said = self.of(worker);
         said.done = said.done.max(Some(epoch));
+    }
+
+    pub(super) fn has_on_disk(&mut self, worker: WorkerId, epoch: Epoch) {
+        let said = self.of(worker);
+        said.durable = said.durable.max(epoch);
+    }
+
+    /// The newest epoch of which all have everything on disk.
+    pub(super) fn durable(&self) -> Epoch {
+        self.said.iter().map(|said| said.durable).min().unwrap_or_default()
     }
 
     /// The newest version of the catalog that all have.

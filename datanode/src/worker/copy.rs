@@ -14,7 +14,6 @@ use twofold_proto::{
 use twofold_storage::store::CopyCursor;
 
 use super::{Said, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked};
-use crate::local::Word;
 
 /// Partitions that are pulled at once.
 const PULLED_AT_ONCE: usize = 4;
@@ -125,12 +124,13 @@ impl Worker {
             self.write_sets.remove(slot);
         }
         self.store.drop_partition(partition);
+        self.log_dropped(partition);
         self.copy_in.pulling.remove(&partition);
     }
 
     /// Asks for more partitions, or reports that all are there.
     pub(super) fn continue_copy_in(&mut self) {
-        if self.state != Some(MemberState::Syncing) {
+        if self.state != Some(MemberState::Syncing) || !self.redo.loaded {
             return;
         }
         let mut left = false;
@@ -156,7 +156,7 @@ impl Worker {
             }
         }
         if !left {
-            self.tell_node(Word::Copied(self.view.number));
+            self.all_copied();
         }
     }
 
@@ -182,6 +182,7 @@ impl Worker {
         if !self.is_word_of_primary(partition, said) {
             return Ok(());
         }
+        let rows = reader.rest();
         while !reader.is_empty() {
             let row = CopyRow::parse(&mut reader)?;
             let version = Version { epoch: row.epoch, number: u64::from(row.number) };
@@ -191,6 +192,7 @@ impl Worker {
             // What an earlier copy had here goes faster than this one comes.
             self.store.free_doomed(2);
         }
+        self.log_rows(partition, rows);
         Ok(())
     }
 

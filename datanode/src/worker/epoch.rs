@@ -70,6 +70,7 @@ impl Worker {
             self.continue_copies(link);
         }
         self.continue_marker();
+        self.log_epoch();
         self.ask_for_acknowledgements();
         self.seal_all = true;
     }

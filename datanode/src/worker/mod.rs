@@ -13,6 +13,7 @@
 //! | `outcome` | what became of whom, and questions of those in doubt |
 //! | `takeover` | a new view: who serves what, reconciling |
 //! | `copy` | partitions copied to a joining node |
+//! | `redo` | what it logs, its checkpoint, loading |
 //! | `epoch` | what the worker is done with; housekeeping |
 
 mod ahead;
@@ -24,6 +25,7 @@ mod outcome;
 mod participant;
 mod partition;
 mod query;
+mod redo;
 mod replication;
 mod slab;
 mod takeover;
@@ -57,7 +59,10 @@ use twofold_storage::{
     store::Store,
 };
 
-use crate::local::{FromWorker, ToWorker, Word};
+use crate::{
+    disk::ToDisk,
+    local::{FromWorker, ToWorker, Word},
+};
 use coordinator::Coordinated;
 use outcome::{Disowned, Outcomes};
 use partition::Partition;
@@ -84,6 +89,8 @@ pub enum Effect {
     Link(LinkEffect),
     /// Tell its node this.
     Node(FromWorker),
+    /// Tell the disk this.
+    Disk(ToDisk),
 }
 
 counters! {
@@ -242,6 +249,7 @@ pub struct Worker {
     next_ticket: u64,
     copies: Vec<copy::CopyOut>,
     copy_in: copy::CopyIn,
+    redo: redo::Redo,
     tasks: VecDeque<Task>,
     epoch: Epoch,
     complete: Epoch,
@@ -313,6 +321,7 @@ impl Worker {
             next_ticket: 1,
             copies: Vec::new(),
             copy_in: copy::CopyIn::default(),
+            redo: redo::Redo::default(),
             tasks: VecDeque::new(),
             epoch: Epoch::default(),
             complete: Epoch::default(),
@@ -410,6 +419,7 @@ impl Worker {
         self.mutation = mutation;
     }
 
+    /// Whether a deliberate fault is at work.
     #[cfg(feature = "mutations")]
     fn mutated(&self, mutation: crate::mutation::Mutation) -> bool {
         self.mutation == Some(mutation)
@@ -639,7 +649,11 @@ impl Worker {
                     self.try_serve_all();
                 }
             }
-            ToWorker::Epoch { epoch, complete, time } => self.on_epoch(epoch, complete, time),
+            ToWorker::Epoch { epoch, complete, durable, congested, time } => {
+                self.written(durable, congested);
+                self.on_epoch(epoch, complete, time);
+            }
+            ToWorker::Disk(message) => self.on_disk(message),
             ToWorker::AreYouThere(question) => {
                 self.tell_node(Word::Alive(question));
                 if self.now.since(self.ticked) > self.config.epoch() * TICKS_MISSED {

@@ -126,6 +126,15 @@ impl WriteSet {
         (0..self.header.images).map(move |_| Image::parse(&mut reader).expect("written here"))
     }
 
+    /// The images as they stand in a message.
+    pub fn encoded_images(&self) -> &[u8] {
+        let mut reader = Reader::new(&self.body, "images");
+        for _ in 0..self.header.participants {
+            Participant::parse(&mut reader).expect("written here");
+        }
+        reader.rest()
+    }
+
     /// The search for its outcome, if it is in doubt.
     pub fn doubt(&self) -> Option<&Doubt> {
         self.interest.as_ref()?.doubt.as_ref()
@@ -308,6 +317,7 @@ impl Worker {
         open.remove(place);
         if let Outcome::Committed(epoch) = outcome {
             self.apply(&write_set, Version { epoch, number: header.number });
+            self.log_commit(&header, epoch, write_set.encoded_images());
         }
         #[cfg(feature = "mutations")]
         let records = !self.mutated(crate::mutation::Mutation::ForgetOutcomeEarly);

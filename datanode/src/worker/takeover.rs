@@ -171,14 +171,24 @@ impl Worker {
                 self.replicas_changed(partition);
             }
         }
+        // While this node loads nothing may be written over what it has.
+        if self.redo.loaded {
+            self.send_replica_states(words);
+        }
+        self.known_lives = self.view.members.iter().map(|member| (member.node, member.incarnation)).collect();
+        changed
+    }
+
+    pub(super) fn send_replica_states(
+        &mut self,
+        words: BTreeMap<Endpoint, Vec<(PartitionId, ReplicaState)>>,
+    ) {
         for (primary, word) in words {
             let Some(&link) = self.data_links.get(&primary) else { continue };
             for order in split_words(self.view.number, word) {
                 self.send_control(link, Kind::ReplicaStateOrd, &order);
             }
         }
-        self.known_lives = self.view.members.iter().map(|member| (member.node, member.incarnation)).collect();
-        changed
     }
 
     fn is_same_life(&self, node: NodeId) -> bool {
@@ -403,7 +413,8 @@ impl Worker {
     /// Serves a partition if nothing is missing for it any more.
     fn try_serve(&mut self, partition: PartitionId) {
         let state = &mut self.partitions[usize::from(partition.0)];
-        if state.serving || state.primary != Some(self.own) || !self.unfenced.is_empty() {
+        let may = self.redo.loaded && self.unfenced.is_empty();
+        if state.serving || state.primary != Some(self.own) || !may {
             return;
         }
         #[cfg(feature = "mutations")]

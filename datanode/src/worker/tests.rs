@@ -23,6 +23,7 @@ use twofold_proto::{
 };
 
 use super::*;
+use crate::disk::FromDisk;
 
 mod bounds;
 mod cancel;
@@ -41,6 +42,8 @@ fn config(replicas: u8) -> Arc<ClusterConfig> {
         replicas,
         partitions: 4,
         data_memory: 1 << 20,
+        redo_bytes: 64 << 20,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,
@@ -131,6 +134,8 @@ struct Cluster {
     /// The client's ends of its links, by node.
     client: Vec<twofold_proto::link::Link>,
     words: Vec<(usize, Word)>,
+    /// Bytes that each has on disk.
+    flushed: Vec<u64>,
 }
 
 fn endpoint(node: usize) -> Endpoint {
@@ -156,8 +161,9 @@ impl Cluster {
             incarnation: incarnation(node),
             state: MemberState::Up,
             workers: 1,
+            restored: None,
         });
-        let view = View { number: ViewNumber(1), restart: 1, history: vec![], members: members.collect() };
+        let view = View { number: ViewNumber(1), restart: 1, members: members.collect(), ..View::default() };
         let client = (0..usize::from(replicas))
             .map(|node| twofold_proto::link::Link::new(endpoint(node), incarnation(node)))
             .collect();
@@ -168,8 +174,10 @@ impl Cluster {
             view: view.clone(),
             client,
             words: Vec::new(),
+            flushed: vec![0; usize::from(replicas)],
         };
         for node in 0..usize::from(replicas) {
+            cluster.tell(node, ToWorker::Disk(FromDisk::LoadEnd));
             cluster.tell(node, ToWorker::Catalog(Arc::new(catalog())));
             cluster.tell(node, ToWorker::Lease(Time::from_millis(1_000_000)));
         }
@@ -178,6 +186,13 @@ impl Cluster {
         cluster.epoch(1);
         cluster.settle();
         cluster
+    }
+
+    /// A new life of a node, with nothing on disk.
+    fn start_anew(&mut self, node: usize, incarnation: Incarnation) {
+        self.nodes[node].worker = Worker::new(self.config.clone(), endpoint(node), incarnation, 1 << 20);
+        self.flushed[node] = 0;
+        self.tell(node, ToWorker::Disk(FromDisk::LoadEnd));
     }
 
     fn tell(&mut self, node: usize, word: ToWorker) {
@@ -189,10 +204,18 @@ impl Cluster {
         worker.step(self.now, input, effects);
         worker.end_turn(self.now, effects);
         worker.check();
+        let mut flushed = Vec::new();
         for effect in effects.drain(..) {
-            if let Effect::Node(FromWorker { word, .. }) = effect {
-                self.words.push((node, word));
+            match effect {
+                Effect::Node(FromWorker { word, .. }) => self.words.push((node, word)),
+                Effect::Disk(ToDisk::Append { records, .. }) => flushed.push(records.len() as u64),
+                Effect::Disk(_) | Effect::Link(_) => {}
             }
+        }
+        // What is written is on disk at once.
+        for bytes in flushed {
+            self.flushed[node] += bytes;
+            self.tell(node, ToWorker::Disk(FromDisk::Flushed(self.flushed[node])));
         }
     }
 
@@ -255,7 +278,8 @@ impl Cluster {
         let time = ClusterTime(1_000_000 + counter * 20);
         for node in 0..self.nodes.len() {
             let (epoch, complete) = (Epoch::new(1, counter), Epoch::new(1, counter.saturating_sub(3)));
-            self.tell(node, ToWorker::Epoch { epoch, complete, time });
+            let (durable, congested) = (complete, false);
+            self.tell(node, ToWorker::Epoch { epoch, complete, durable, congested, time });
         }
     }
 
@@ -667,8 +691,7 @@ fn a_joining_node_gets_everything_and_then_its_share() {
     cluster.kill(0);
     let node = cluster.write(100, &operation(OperationKind::Delete, 7));
     cluster.hear(node);
-    let config = cluster.config.clone();
-    cluster.nodes[0].worker = Worker::new(config, endpoint(0), Incarnation(200), 1 << 20);
+    cluster.start_anew(0, Incarnation(200));
     cluster.client[0] = twofold_proto::link::Link::new(endpoint(0), Incarnation(200));
     cluster.tell(0, ToWorker::Catalog(Arc::new(catalog())));
     cluster.tell(0, ToWorker::Lease(Time::from_millis(1_000_000)));
@@ -676,22 +699,29 @@ fn a_joining_node_gets_everything_and_then_its_share() {
         let mut view = cluster.view.clone();
         view.number = ViewNumber(view.number.0 + 1);
         view.members.retain(|member| member.node != NodeId(1));
-        view.members.insert(0, Member { node: NodeId(1), incarnation: Incarnation(200), state, workers: 1 });
+        view.members.insert(
+            0,
+            Member { node: NodeId(1), incarnation: Incarnation(200), state, workers: 1, restored: None },
+        );
         cluster.words.clear();
         cluster.adopt(view.clone());
         // A write while it joins.
         let node = cluster.write(200 + view.number.0 as u32, &write(60 + view.number.0, 1));
         cluster.settle();
         cluster.hear(node);
+        // What was copied is on disk with the next epoch.
+        cluster.epoch(6 + view.number.0);
         let said = |word: Word| cluster.words.iter().any(|(_, said)| *said == word);
         let life = Life { node: NodeId(1), incarnation: Incarnation(200) };
         match state {
-            MemberState::Syncing => assert!(said(Word::Copied(view.number)), "{:?}", cluster.words),
+            MemberState::Syncing => {
+                assert!(said(Word::Copied(view.number, Epoch::new(1, 1))), "{:?}", cluster.words)
+            }
             MemberState::Ready => assert!(said(Word::Counts(view.number, life)), "{:?}", cluster.words),
             MemberState::Up => {}
         }
     }
-    cluster.epoch(9);
+    cluster.epoch(20);
     cluster.settle();
     for partition in (0..4).map(PartitionId) {
         let contents = |node: usize| cluster.nodes[node].worker.store.contents(partition);
@@ -711,15 +741,17 @@ fn a_joining_node_gets_everything_and_then_its_share() {
 fn a_hand_over_does_not_lose_an_independent_write_under_way() {
     let mut cluster = Cluster::new(2);
     cluster.kill(0);
-    let config = cluster.config.clone();
-    cluster.nodes[0].worker = Worker::new(config, endpoint(0), Incarnation(200), 1 << 20);
+    cluster.start_anew(0, Incarnation(200));
     cluster.tell(0, ToWorker::Catalog(Arc::new(catalog())));
     cluster.tell(0, ToWorker::Lease(Time::from_millis(1_000_000)));
     for state in [MemberState::Syncing, MemberState::Ready] {
         let mut view = cluster.view.clone();
         view.number = ViewNumber(view.number.0 + 1);
         view.members.retain(|member| member.node != NodeId(1));
-        view.members.insert(0, Member { node: NodeId(1), incarnation: Incarnation(200), state, workers: 1 });
+        view.members.insert(
+            0,
+            Member { node: NodeId(1), incarnation: Incarnation(200), state, workers: 1, restored: None },
+        );
         cluster.adopt(view);
         cluster.settle();
     }

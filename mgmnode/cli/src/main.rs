@@ -115,8 +115,8 @@ enum NodeCommand {
 struct NodeChoice {
     /// Its name, such as data1, or its id.
     node: String,
-    /// Even if it is the last of its group that serves. Rows live in memory alone: with it all rows of the cluster are lost,
-    /// and once the group is started again the cluster begins anew, with its tables, without rows.
+    /// Even if it is the last of its group that serves: the cluster stops until it, or another of its group that has all on disk,
+    /// is started again.
     #[arg(long)]
     force: bool,
 }

@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use twofold_grpc::management::{Loss, Node, NodeKind, NodeState, ShowResponse};
+use twofold_grpc::management::{Node, NodeKind, NodeState, ShowResponse, SystemRestart};
 use twofold_proto::error::counted;
 
 /// How the cluster is; also an exit code.
@@ -112,27 +112,20 @@ fn headline(shown: &ShowResponse) -> String {
     )
 }
 
-/// What people have to know beside how the nodes are, a line each: what stands still, and when rows were lost.
+/// What people have to know beside how the nodes are, a line each: what stands still, and the last system restart.
 pub fn notes(shown: &ShowResponse) -> String {
-    let loss = shown.loss.as_ref().map(lost);
+    let restart = shown.system_restart.as_ref().map(restarted);
     let trouble = Some(&shown.trouble).filter(|trouble| !trouble.is_empty());
-    trouble.into_iter().chain(&loss).map(|note| format!("{note}\n")).collect()
+    trouble.into_iter().chain(&restart).map(|note| format!("{note}\n")).collect()
 }
 
-/// That the cluster began anew, which stays true for all of its present run.
-fn lost(loss: &Loss) -> String {
-    let groups: Vec<String> = loss.groups.iter().map(u32::to_string).collect();
-    let groups = format!("{} {}", if groups.len() == 1 { "group" } else { "groups" }, groups.join(" and "));
-    let when = match i64::try_from(loss.at_ms / 1000) {
-        Ok(seconds) if seconds > 0 => format!("at {}", Timestamp { seconds, nanos: 0 }),
-        _ => "at a time that is not known".into(),
+/// That the cluster was restarted as a whole, which stays true for all of its present run.
+fn restarted(restart: &SystemRestart) -> String {
+    let when = match i64::try_from(restart.at_ms / 1000) {
+        Ok(seconds) if seconds > 0 => format!(" ({})", Timestamp { seconds, nanos: 0 }),
+        _ => String::new(),
     };
-    format!(
-        "all rows written before view {} were lost {when}, as all data nodes of {groups} had ended: restart {} began with the \
-         tables alone",
-        loss.view + 1,
-        loss.restart
-    )
+    format!("{}{when}", restart.text)
 }
 
 /// One node as JSON.
@@ -164,11 +157,10 @@ fn cluster_json(shown: &ShowResponse) -> Value {
         "replicas": shown.replicas,
         "version": shown.version,
         "trouble": (!shown.trouble.is_empty()).then_some(&shown.trouble),
-        "loss": shown.loss.as_ref().map(|loss| json!({
-            "at_ms": loss.at_ms,
-            "restart": loss.restart,
-            "view": loss.view,
-            "groups": loss.groups,
+        "system_restart": shown.system_restart.as_ref().map(|restart| json!({
+            "at_ms": restart.at_ms,
+            "restart": restart.restart,
+            "epoch": restart.epoch,
         })),
     })
 }
@@ -252,7 +244,7 @@ mod tests {
                 node(21, "api1", NodeKind::Api, NodeState::Up, None),
             ],
             trouble: String::new(),
-            loss: None,
+            system_restart: None,
         }
     }
 
@@ -302,17 +294,17 @@ api1   21  api         -      up           127.0.0.1:2021  -
     }
 
     #[test]
-    fn lost_rows_are_told_for_all_of_the_run() {
-        let loss = Loss { at_ms: 1_792_000_000_123, restart: 3, view: 6, groups: vec![0] };
-        let shown = ShowResponse { loss: Some(loss), tables: 1, ..shown() };
-        let line = "all rows written before view 7 were lost at 2026-10-14T17:46:40Z, as all data nodes of group 0 had ended: \
-             restart 3 began with the tables alone";
+    fn a_system_restart_is_told_for_all_of_the_run() {
+        let text = "restart 3: the cluster went back".to_string();
+        let restart = SystemRestart { at_ms: 1_792_000_000_123, restart: 3, epoch: "2.7".into(), text };
+        let shown = ShowResponse { system_restart: Some(restart), tables: 1, ..shown() };
+        let line = "restart 3: the cluster went back (2026-10-14T17:46:40Z)";
         assert_eq!(table(&shown).lines().nth(1), Some(line));
         assert_eq!(status(&shown).lines().nth(1), Some(line));
         assert!(status(&shown).starts_with("cluster «local»: view 7, 2 replicas, 1 table; "));
         assert_eq!(health(&shown), Health::Good, "it serves");
         let value: Value = serde_json::from_str(&status_json(&shown)).unwrap();
-        assert_eq!(value["loss"]["at_ms"], 1_792_000_000_123u64);
+        assert_eq!(value["system_restart"]["at_ms"], 1_792_000_000_123u64);
     }
 
     #[test]

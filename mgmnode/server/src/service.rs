@@ -5,7 +5,7 @@ use twofold_grpc::management::{self as grpc, management_server::Management};
 use twofold_mgmnode::{
     config,
     node::{AdminCommand, AdminReply},
-    register::Loss,
+    register::SystemRestart,
     status::{self, NodeKind, NodeState, NodeStatus},
 };
 use twofold_proto::{
@@ -82,13 +82,11 @@ impl Service {
     }
 }
 
-fn loss(loss: Loss) -> grpc::Loss {
-    grpc::Loss {
-        at_ms: loss.at_ms,
-        restart: loss.restart.into(),
-        view: loss.view.0,
-        groups: loss.groups.iter().map(|group| group.0.into()).collect(),
-    }
+fn system_restart(restart: SystemRestart) -> grpc::SystemRestart {
+    let text = restart.to_string();
+    let SystemRestart { at_ms, restart, epoch } = restart;
+    let epoch = epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
+    grpc::SystemRestart { at_ms, restart: restart.into(), epoch, text }
 }
 
 fn node(node: NodeStatus) -> grpc::Node {
@@ -137,7 +135,7 @@ impl Management for Service {
             tables: status.tables as u32,
             replicas: status.replicas.into(),
             trouble: status.trouble.unwrap_or_default(),
-            loss: status.loss.map(loss),
+            system_restart: status.system_restart.map(system_restart),
             version: env!("CARGO_PKG_VERSION").into(),
             nodes: status.nodes.into_iter().map(node).collect(),
         }))

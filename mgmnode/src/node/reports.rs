@@ -33,9 +33,15 @@ pub(super) struct Reporter {
     pub last: Time,
     /// Since when it has reported the view that it reports.
     pub known_since: Time,
+    /// Since when it has asked to leave.
+    pub leaving_since: Option<Time>,
     pub report: ReportOrd,
     /// When it was last told to stop, and how.
     pub told: Option<(Time, StopOrd)>,
+}
+
+fn leaving_since(since: Option<Time>, report: &ReportOrd, now: Time) -> Option<Time> {
+    report.leaving.then(|| since.unwrap_or(now))
 }
 
 impl ManagementNode {
@@ -61,12 +67,16 @@ impl ManagementNode {
                 if reporter.report.view != report.view {
                     reporter.known_since = now;
                 }
+                reporter.leaving_since = leaving_since(reporter.leaving_since, &report, now);
                 self.evaluate |= reporter.report != report;
                 (reporter.link, reporter.last, reporter.report) = (link, now, report);
             }
             None => {
                 self.make_room(life.node);
-                let reporter = Reporter { link, first: now, last: now, known_since: now, report, told: None };
+                let leaving_since = leaving_since(None, &report, now);
+                let known_since = now;
+                let reporter =
+                    Reporter { link, first: now, last: now, known_since, leaving_since, report, told: None };
                 self.reporters.insert(life, reporter);
                 self.evaluate = true;
             }
@@ -139,6 +149,7 @@ impl ManagementNode {
             let heard = Heard {
                 age: now.since(reporter.last),
                 known: now.since(reporter.known_since),
+                leaving: reporter.leaving_since.map_or(Duration::ZERO, |since| now.since(since)),
                 report: reporter.report.clone(),
             };
             (life, heard)

@@ -63,7 +63,7 @@ pub(super) struct PendingChange {
 /// Why a node is to stop, for its log.
 fn reason(last_of_group: bool) -> &'static str {
     match last_of_group {
-        true => "an administrator forced it, though it is the last of its group: all rows are lost with it",
+        true => "an administrator forced it, though it is the last of its group: the cluster stops",
         false => "an administrator asked for it",
     }
 }
@@ -283,7 +283,7 @@ impl ManagementNode {
             tables: self.register.catalog().tables.len(),
             replicas: config.replicas,
             trouble: self.loss(now).map(|error| error.to_string()).or_else(|| self.stopped_groups(now)),
-            loss: self.register.loss().cloned(),
+            system_restart: self.register.system_restart().cloned(),
             nodes: nodes(config).map(|(id, kind, name)| self.node_status(now, id, kind, name)).collect(),
         }
     }

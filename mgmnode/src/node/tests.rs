@@ -22,7 +22,12 @@ use crate::{
     status::NodeState,
     testing::{config, life, show_view, table, with_management_nodes},
 };
-use twofold_proto::{config::ClusterConfig, ids::Incarnation, machine::Machine, time::Time};
+use twofold_proto::{
+    config::ClusterConfig,
+    ids::{Epoch, Incarnation},
+    machine::Machine,
+    time::Time,
+};
 
 fn cluster(management: u16) -> ClusterConfig {
     with_management_nodes(config(2, &[11, 12]), management)
@@ -222,19 +227,20 @@ fn a_second_process_of_a_data_node_is_refused_in_words() {
 }
 
 #[test]
-fn a_lost_group_makes_the_cluster_start_anew() {
+fn a_group_that_has_ended_makes_the_cluster_restart_from_disk() {
     let (mut driver, _, [a, b]) = running(1);
     driver.end(a);
     driver.end(b);
     driver.run(2000);
-    let (c, _) = (driver.data_node(life("11b"), [1]), driver.data_node(life("12b"), [1]));
+    let c = driver.data_node_with(life("11b"), 1, Epoch::new(1, 70));
+    driver.data_node_with(life("12b"), 1, Epoch::new(1, 69));
     driver.until("a new first view", |driver| {
         driver.probe_ref(c).view().is_some_and(|view| view.number.0 == 3)
     });
-    assert_eq!(newest(&driver, c), "3 r2: 11b=up 12b=up");
-    let lost =
-        driver.notices.iter().any(|(_, notice)| notice.to_string().contains("all rows are lost with them"));
-    assert!(lost, "{:?}", driver.notices);
+    assert_eq!(newest(&driver, c), "3 r2: 11b=up 12b=syncing back to 1.70");
+    let told =
+        driver.notices.iter().any(|(_, notice)| notice.to_string().contains("went back to epoch 1.70"));
+    assert!(told, "{:?}", driver.notices);
 }
 
 #[test]

@@ -47,27 +47,27 @@ impl ManagementNode {
     }
 
     fn in_words(&self, stopped: &StoppedGroup) -> String {
-        let StoppedGroup { group, up, silent, missing, waiting } = stopped;
+        let StoppedGroup { group, restarts, up, silent, missing, waiting } = stopped;
         let names = |ids: &[NodeId]| {
             let named = nodes(self.config()).filter(|(id, ..)| ids.contains(id));
             named.map(|(id, _, name)| format!("{name} ({id})")).collect::<Vec<_>>().join(" and ")
         };
-        let anew = "the cluster begins anew, with its tables, without rows";
-        let rest = match missing.is_empty() {
-            true => anew.into(),
-            false => format!("start {}, and {anew}", names(missing)),
+        let (was, has) = if up.len() == 1 { ("was", "has") } else { ("were", "have") };
+        let start = match missing.is_empty() {
+            true => "the cluster restarts from what its nodes have on disk".into(),
+            false => format!("start {}, and the cluster goes on from what is on disk", names(missing)),
         };
-        let what = if silent.is_empty() {
-            let (was, has) = if up.len() == 1 { ("was", "has") } else { ("were", "have") };
+        let what = if *restarts && missing.is_empty() {
             format!(
-                "{}, which {was} up in it last, {has} ended, and with that its rows, which were in memory alone, are lost: \
-                 {rest}",
+                "{}, which {was} up in it last, came back without what the cluster had: their logs say why. Bring their \
+                 directories back and start them again; or give all rows up: `cluster stop`, `cluster start --initial`",
                 names(up)
             )
+        } else if silent.is_empty() {
+            format!("{}, which {was} up in it last, {has} ended: {start}", names(up))
         } else {
             format!(
-                "nothing is heard of {}, up in it last. What hangs or is cut off has the rows still: let it go on. If it has \
-                 ended they are lost: {rest}",
+                "nothing is heard of {}, up in it last. What hangs or is cut off goes on when it can; if it has ended, {start}",
                 names(silent)
             )
         };

@@ -5,6 +5,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -82,6 +83,27 @@ impl Journal {
             let written = self.lines();
             (!has_ended && written < wanted).then(|| format!("{} has {written} lines of {wanted}", self.name))
         });
+    }
+
+    /// Kills it, and forgets what was acknowledged within this time before: the cluster may.
+    ///
+    /// # Panics
+    /// If the journal is none.
+    pub fn cut(mut self, window: Duration) -> Journaled {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+        let before = (since - window).as_micros() as u64;
+        self.child.kill().and_then(|()| self.child.wait()).expect("a child can be killed");
+        let text = fs::read_to_string(&self.file).expect("it was just written");
+        let (title, lines) = text.split_once('\n').expect("it has a title");
+        let is_old = |line: &&str| {
+            let micros = line.rsplit(' ').next().and_then(|micros| micros.parse::<u64>().ok());
+            line.split(' ').count() == 4 && micros.is_some_and(|micros| micros < before)
+        };
+        let old: Vec<&str> = lines.lines().filter(is_old).collect();
+        assert!(old.len() > self.load.keys as usize, "{} lines of {}", old.len(), lines.lines().count());
+        let file = self.file.with_extension("cut");
+        fs::write(&file, format!("{title}\n{}\n", old.join("\n"))).expect("there is room for it");
+        Journaled { file, results: Value::Null }
     }
 
     /// Waits for its end: every acknowledged write was there, and nothing else; every key was served again.

@@ -27,9 +27,6 @@ const WELL_FOR: Duration = Duration::from_millis(1800);
 /// How long a refuge is left in peace.
 const PEACE: Duration = Duration::from_millis(2500);
 
-/// The name of the fault that loses data.
-pub const GROUP_DIES: &str = "node group dies";
-
 /// What makes the faults of a run.
 #[derive(Debug)]
 pub struct Faults {
@@ -37,11 +34,17 @@ pub struct Faults {
     profile: Profile,
     /// How many have happened, by name.
     pub happened: BTreeMap<&'static str, u64>,
+    /// How often there was to be one.
+    pub tried: u64,
     /// Until when a host is to be left in peace.
     peace: BTreeMap<usize, Time>,
     /// When a host was last unwell, maybe in the future.
     unwell: BTreeMap<usize, Time>,
     clocks_set: u64,
+    /// When members of a group all died at once, for the first time since the users learned of a restart.
+    pub lost_at: Option<Time>,
+    /// How often that was.
+    pub losses: u64,
 }
 
 /// The newest view that any management node or data node knows.
@@ -53,6 +56,9 @@ pub fn newest_view(world: &World) -> View {
     all.max_by_key(|view| view.number).unwrap_or_default()
 }
 
+/// How often members of a group all die at once, in a run: after each there are some outcomes that nobody ever learns.
+const LOSSES_MAX: u64 = 4;
+
 impl Faults {
     /// Faults of this profile.
     pub fn new(random: Random, profile: Profile) -> Faults {
@@ -60,9 +66,12 @@ impl Faults {
             random,
             profile,
             happened: BTreeMap::new(),
+            tried: 0,
             peace: BTreeMap::new(),
             unwell: BTreeMap::new(),
             clocks_set: 0,
+            lost_at: None,
+            losses: 0,
         }
     }
 
@@ -73,9 +82,23 @@ impl Faults {
 
     /// Makes one, if one is possible now.
     pub fn strike(&mut self, world: &mut World) {
+        self.tried += 1;
         let choice = self.random.below(100);
         let name = match self.profile {
-            Profile::Calm | Profile::Loss => None,
+            Profile::Calm => None,
+            Profile::Loss if choice < 52 && self.losses == LOSSES_MAX => self.kill_data(world),
+            // Most often the cluster has come back from the last one.
+            Profile::Loss if !self.random.one_in(8) && !Faults::all_serve(world) => None,
+            Profile::Loss => match choice {
+                0..25 => self.lose_group(world),
+                25..45 => self.lose_all(world),
+                45..52 => self.lose_power(world),
+                52..72 => self.kill_data(world),
+                72..80 => self.kill_joining(world),
+                80..86 => self.kill_client(world),
+                86..92 => self.kill_management(world),
+                _ => self.cut(world),
+            },
             Profile::Deaths => match choice {
                 0..60 => self.kill_data(world),
                 60..72 => self.kill_joining(world),
@@ -125,6 +148,17 @@ impl Faults {
         if let Some(name) = name {
             *self.happened.entry(name).or_default() += 1;
         }
+    }
+
+    /// Whether all data nodes are `up`, and know it.
+    fn all_serve(world: &World) -> bool {
+        let view = newest_view(world);
+        world.places(Kind::Data).into_iter().all(|place| {
+            let process = &world.processes()[place];
+            view.is_up(process.node)
+                && view.contains(process.node, process.incarnation)
+                && process.node_machine().is_some_and(|node| node.view().number == view.number)
+        })
     }
 
     fn is_in_peace(&self, world: &World, host: usize) -> bool {
@@ -444,14 +478,50 @@ impl Faults {
         Some("wall clock is set")
     }
 
-    /// Kills every member of a group at once.
-    pub fn kill_group(&mut self, world: &mut World) {
+    /// Every member of a group dies at about the same time.
+    fn lose_group(&mut self, world: &mut World) -> Option<&'static str> {
         let config = world.config().clone();
         let group = twofold_proto::ids::GroupId(self.random.below(config.groups() as u64) as u16);
-        let host = self.random.one_in(2);
-        for node in config.group_nodes(group) {
-            world.kill(Faults::place_of(world, node), host);
+        let places = config.group_nodes(group).map(|node| Faults::place_of(world, node));
+        self.lose(world, &places.collect::<Vec<_>>());
+        Some("node group dies")
+    }
+
+    /// All data nodes die at about the same time.
+    fn lose_all(&mut self, world: &mut World) -> Option<&'static str> {
+        let places = world.places(Kind::Data);
+        self.lose(world, &places);
+        Some("all data nodes die")
+    }
+
+    /// All hosts die at the same time.
+    fn lose_power(&mut self, world: &mut World) -> Option<&'static str> {
+        self.note_loss(world);
+        for kind in [Kind::Data, Kind::Management, Kind::Client] {
+            world.places(kind).into_iter().for_each(|place| world.kill(place, true));
         }
-        *self.happened.entry(GROUP_DIES).or_default() += 1;
+        Some("power is lost")
+    }
+
+    fn note_loss(&mut self, world: &World) {
+        self.lost_at.get_or_insert(world.now());
+        self.losses += 1;
+    }
+
+    fn lose(&mut self, world: &mut World, places: &[usize]) {
+        self.note_loss(world);
+        let host = self.random.one_in(2);
+        let trigger = self.trigger();
+        for &place in places {
+            self.disturb(place, world.now());
+            match trigger {
+                Some(trigger)
+                    if world.processes()[place].state == State::Running && self.random.one_in(2) =>
+                {
+                    world.arm(place, trigger, host);
+                }
+                _ => world.kill(place, host),
+            }
+        }
     }
 }

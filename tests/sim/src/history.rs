@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use twofold_proto::{
     ids::{Epoch, Incarnation, TableId, TransactionId, Version},
-    time::Time,
+    time::{Duration, Time},
 };
 
 /// What a workload writes. Within a key every write has a value of its own, so that a read names its writer.
@@ -223,6 +223,8 @@ pub struct Transaction {
     pub invoked: Time,
     /// When the client was told how it ended, and what; `None` if it is still open.
     pub answer: Option<(Time, Outcome)>,
+    /// Whether the cluster died before its outcome was known: nobody may ever learn it.
+    pub forgotten: bool,
     /// In the client's order.
     pub operations: Vec<Operation>,
 }
@@ -256,20 +258,27 @@ impl Transaction {
         self.completed() < later.invoked
     }
 
-    /// The epoch of its commit, if it committed and the answer said.
+    /// The epoch of its commit, if it committed and the answer said. What only reads has none.
     pub fn epoch(&self) -> Option<Epoch> {
         match self.outcome() {
-            Outcome::Committed { epoch } => epoch,
+            Outcome::Committed { epoch } => epoch.filter(|epoch| *epoch > Epoch::default()),
             Outcome::Aborted | Outcome::Unknown => None,
         }
+    }
+
+    /// Whether it may have changed something.
+    pub fn changes(&self) -> bool {
+        self.operations.iter().any(Operation::changes)
     }
 }
 
 /// A restart of the whole cluster: what was committed in an epoch after the cut is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemRestart {
-    /// When the last data node died.
+    /// When the last data node died, or somewhat before.
     pub crashed: Time,
+    /// When its users learned that it was back.
+    pub back: Time,
     /// The restart number of the epochs after it.
     pub number: u16,
     /// The newest epoch that survived.
@@ -304,6 +313,7 @@ impl History {
             durable: false,
             invoked: now,
             answer: None,
+            forgotten: false,
             operations: Vec::new(),
         });
         Handle(self.transactions.len() - 1)
@@ -339,6 +349,12 @@ impl History {
         self.dead.entry(session).or_insert(now);
     }
 
+    /// The cluster has died as a whole: what is unknown now may stay so.
+    pub fn cluster_died(&mut self) {
+        let unknown = |transaction: &&mut Transaction| transaction.outcome() == Outcome::Unknown;
+        self.transactions.iter_mut().filter(unknown).for_each(|transaction| transaction.forgotten = true);
+    }
+
     /// All transactions, in the order in which they began.
     pub fn transactions(&self) -> &[Transaction] {
         &self.transactions
@@ -354,18 +370,30 @@ impl History {
         &self.contradictions
     }
 
-    /// The history of what survived system restarts, which can be checked as if there had been none.
+    /// The history of what survived a system restart, which can be checked as if there had been none.
     ///
-    /// Drops what was committed in a lost epoch, and what only read (an answer without an epoch) and saw something of
-    /// a lost epoch. Transactions that found *no* row must carry an epoch to be dropped, as no version tells.
-    pub fn surviving(&self, restarts: &[SystemRestart]) -> History {
-        let lost = |epoch: Epoch| restarts.iter().any(|restart| restart.lost(epoch));
+    /// Drops what was committed in a lost epoch, and what only read and saw something of a lost epoch, or may have: who found no
+    /// row within the `window` before the crash may have seen a delete that was lost. What was answered in that time without
+    /// an epoch may have survived or not.
+    pub fn surviving(&self, restart: &SystemRestart, window: Duration) -> History {
+        let in_window = |transaction: &Transaction| {
+            transaction.invoked < restart.back && restart.crashed.since(transaction.completed()) <= window
+        };
+        let saw_lost = |operation: &Operation| {
+            operation.version_seen().is_some_and(|version| restart.lost(version.epoch))
+        };
         let gone = |transaction: &Transaction| match transaction.epoch() {
-            Some(epoch) => lost(epoch),
-            None => transaction.operations.iter().any(|o| o.version_seen().is_some_and(|v| lost(v.epoch))),
+            Some(epoch) => restart.lost(epoch),
+            None if transaction.changes() => false,
+            None => in_window(transaction) || transaction.operations.iter().any(saw_lost),
         };
         let mut surviving = self.clone();
         surviving.transactions.retain(|transaction| !gone(transaction));
+        for transaction in &mut surviving.transactions {
+            if transaction.is_committed() && transaction.epoch().is_none() && in_window(transaction) {
+                (transaction.answer, transaction.forgotten) = (None, true);
+            }
+        }
         surviving
     }
 }
@@ -422,7 +450,7 @@ mod tests {
     #[test]
     fn epochs_after_the_cut_do_not_survive_a_restart() {
         let key = Key { table: TableId(1), row: 1 };
-        let restart = SystemRestart { crashed: Time(50), number: 3, cut: Epoch::new(2, 5) };
+        let restart = SystemRestart { crashed: Time(50), back: Time(60), number: 3, cut: Epoch::new(2, 5) };
         let mut history = History::default();
         for (n, epoch) in [Epoch::new(2, 5), Epoch::new(2, 6), Epoch::new(3, 7)].into_iter().enumerate() {
             let x = history.begin(id(n as u64), Isolation::ReadCommitted, Time(n as u64));
@@ -435,8 +463,16 @@ mod tests {
             history.transaction(x).operations[read].saw(Some(1), version);
             history.answer(x, Time(20), Outcome::Committed { epoch: None });
         }
-        let left: Vec<u64> =
-            history.surviving(&[restart]).transactions().iter().map(|t| t.id.number).collect();
-        assert_eq!(left, [0, 2, 10]);
+        // Lone writes, of which no epoch is known: one old enough, one that may be lost.
+        for (n, at) in [(20, 38), (21, 41)] {
+            let x = history.begin(id(n), Isolation::ReadCommitted, Time(n));
+            history.push(x, Operation::write(key, n));
+            history.answer(x, Time(at), Outcome::Committed { epoch: None });
+        }
+        let surviving = history.surviving(&restart, Duration::from_nanos(10));
+        let left: Vec<u64> = surviving.transactions().iter().map(|t| t.id.number).collect();
+        assert_eq!(left, [0, 2, 10, 20, 21]);
+        let committed: Vec<bool> = surviving.transactions().iter().map(Transaction::is_committed).collect();
+        assert_eq!(committed, [true, true, true, true, false]);
     }
 }

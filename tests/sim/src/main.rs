@@ -13,7 +13,7 @@ use clap::Parser;
 use twofold_datanode::mutation::Mutation;
 use twofold_sim::{
     many::{find, run_many, try_run},
-    scenario::Scenario,
+    scenario::{Profile, Scenario},
 };
 
 /// Simulates whole clusters.
@@ -34,6 +34,9 @@ struct Arguments {
     /// With this deliberate fault in all workers; `all`: each in turn, until it is found.
     #[arg(long)]
     mutation: Option<String>,
+    /// With faults of this profile, whatever the seed.
+    #[arg(long, value_enum, ignore_case = true, conflicts_with = "mutation")]
+    profile: Option<Profile>,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -98,7 +101,9 @@ fn main() -> ExitCode {
     };
     let scenario = |seed| match named {
         Some(mutation) => Scenario::for_mutation(seed, mutation),
-        None => Scenario::generate(seed),
+        None => {
+            arguments.profile.map_or_else(|| Scenario::generate(seed), |profile| Scenario::of(seed, profile))
+        }
     };
     if arguments.trace {
         return if trace(&scenario(first)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };

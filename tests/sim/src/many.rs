@@ -66,8 +66,12 @@ pub fn try_run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, String
             format!("{place}: {text}")
         }
     };
-    let with = scenario.mutation.map(|mutation| format!(" --mutation {mutation:?}")).unwrap_or_default();
-    let seed = scenario.seed;
+    let (seed, profile) = (scenario.seed, scenario.profile);
+    let with = match scenario.mutation {
+        Some(mutation) => format!(" --mutation {mutation:?}"),
+        None if Scenario::generate(seed).profile != profile => format!(" --profile {profile:?}"),
+        None => String::new(),
+    };
     Err(format!("seed {seed}: {problem}\n  cargo run -p twofold-sim -- --seed {seed}{with} --trace"))
 }
 

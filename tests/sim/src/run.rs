@@ -26,9 +26,10 @@ use crate::{
         self, Violation,
         replicas::{Replicas, RowSummary},
     },
-    fault::{Faults, GROUP_DIES, newest_view},
+    fault::{Faults, newest_view},
+    history::SystemRestart,
     inquiry::{self, Inquiry},
-    scenario::{Profile, Scenario, TRANSACTIONS_MIN},
+    scenario::{FAULTS_MIN, Scenario, TRANSACTIONS_MIN},
     workload::{Context, Rows, Step, Workload, rows},
     world::{
         Output, World,
@@ -93,6 +94,10 @@ struct Run<'a> {
     users: Vec<User>,
     faults: Faults,
     fault_due: Option<u64>,
+    /// The restart number that users know of.
+    restart: u16,
+    /// When the cluster died for the last time.
+    crashed: Time,
     ending: bool,
     number: u64,
     /// The answer to the request that is no user's.
@@ -128,6 +133,8 @@ pub fn run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, Violation>
         workloads: Vec::new(),
         users: Vec::new(),
         fault_due: None,
+        restart: 0,
+        crashed: Time(0),
         ending: false,
         number: 0,
         answer: None,
@@ -137,13 +144,9 @@ pub fn run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, Violation>
         client_marks: BTreeMap::new(),
     };
     run.start();
-    if scenario.profile == Profile::Loss {
-        run.lose_everything()?;
-    } else {
-        let mix = scenario.mix.clone();
-        run.round(&mix)?;
-        run.finish()?;
-    }
+    let mix = scenario.mix.clone();
+    run.round(&mix)?;
+    run.finish()?;
     Ok(run.report())
 }
 
@@ -210,6 +213,7 @@ impl Run<'_> {
     fn advance(&mut self, until: Time) {
         let mut outputs = Vec::new();
         self.world.advance(until, &mut outputs);
+        self.note_restart();
         // A user of a client that died with its answer has not seen it.
         let died = |of: usize| move |output: &Output| matches!(output, Output::Died { process, .. } if *process == of);
         let unseen = |output: &Output| matches!(output, Output::Answer { process, .. } if outputs.iter().any(died(*process)));
@@ -220,6 +224,35 @@ impl Run<'_> {
         if self.world.now() >= self.next_look {
             self.next_look = self.world.now() + LOOK_EVERY;
             self.world.check_primaries();
+        }
+    }
+
+    /// The cluster has come back from a system restart: users begin anew with what is there now.
+    fn note_restart(&mut self) {
+        let nodes = self.world.processes().iter().filter_map(Process::node_machine);
+        let restart = nodes.map(|node| node.view().restart).max().unwrap_or_default();
+        if restart <= self.restart {
+            return;
+        }
+        let view = newest_view(&self.world);
+        let first = std::mem::replace(&mut self.restart, view.restart) == 0;
+        if first {
+            return;
+        }
+        let now = self.world.now();
+        let cut = view.cuts.last().map(|cut| cut.epoch).unwrap_or_default();
+        // Two losses may make one restart, and one loss two.
+        let crashed = self.faults.lost_at.take().unwrap_or(self.crashed);
+        self.crashed = crashed;
+        let restart = SystemRestart { crashed, back: now, number: view.restart, cut };
+        self.world.trace.say(now, || format!("users learn of {restart:?}"));
+        self.inquiry.begin_anew();
+        for workload in &mut self.workloads {
+            workload.restarted(restart);
+        }
+        for place in 0..self.users.len() {
+            self.users[place].busy = false;
+            self.sleep(place, Duration::from_millis(1));
         }
     }
 
@@ -421,14 +454,16 @@ impl Run<'_> {
     /// Work and faults until there was enough of both.
     fn round(&mut self, mix: &[(crate::scenario::Mix, usize)]) -> Result<(), Violation> {
         self.employ(mix);
-        if self.scenario.faults > 0 && self.scenario.profile != Profile::Loss {
+        if self.scenario.faults > 0 {
             self.plan_fault();
         }
         self.plan_question();
         let wanted = self.scenario.faults;
         self.until("the work of a round", WORK_MAX, |run| {
-            let faults = run.scenario.profile == Profile::Loss || run.faults.count() >= wanted;
-            run.finished() >= TRANSACTIONS_MIN && faults
+            let (happened, tried) = (run.faults.count(), run.faults.tried);
+            // Where few can happen there have to be some.
+            let enough = happened >= wanted || (happened >= wanted.min(FAULTS_MIN) && tried > 4 * wanted);
+            run.finished() >= TRANSACTIONS_MIN && enough
         });
         self.transactions += self.finished();
         self.fault_due = None;
@@ -465,9 +500,10 @@ impl Run<'_> {
         self.ending = true;
         self.world.heal();
         self.until("everything heals", PATIENCE, |run| run.is_settled());
-        let restarts = newest_view(&self.world).restart;
-        let expected = if self.faults.happened.contains_key(GROUP_DIES) { 2 } else { 1 };
-        assert_eq!(restarts, expected, "the cluster began anew though no node group was killed");
+        assert!(
+            self.restart == 1 || self.faults.losses > 0,
+            "the cluster restarted though no node group was killed"
+        );
     }
 
     /// Asks about commits of sessions that are there and of some that have ended, now and so long ago that the cluster has
@@ -641,32 +677,6 @@ impl Run<'_> {
             workload.judge(&rows, now)?;
         }
         Ok(())
-    }
-
-    /// Three rounds: one that is judged, one in the middle of which all members of a group die, and one with the
-    /// cluster that has begun anew, and has to be empty at first.
-    fn lose_everything(&mut self) -> Result<(), Violation> {
-        let mix = self.scenario.mix.clone();
-        self.round(&mix[..1])?;
-        self.finish()?;
-        let before = newest_view(&self.world).restart;
-        self.round(&mix[1..2])?;
-        self.faults.kill_group(&mut self.world);
-        self.ending = true;
-        self.until("the cluster begins anew", PATIENCE, |run| {
-            let view = newest_view(&run.world);
-            view.restart > before && run.are_all_up(&view) && run.users.iter().all(|user| !user.busy)
-        });
-        self.users.clear();
-        self.until("the new cluster comes to rest", PATIENCE, |run| run.is_idle());
-        self.inquiry.begin_anew();
-        let old = self.scenario.workload(mix[0].0, 0).tables();
-        let rows = self.read_all();
-        for table in old {
-            assert!(rows[&table.name].is_empty(), "rows of table {} outlived their node group", table.name);
-        }
-        self.round(&mix[2..])?;
-        self.finish()
     }
 
     /// Writes all that busy workers hold to the trace.

@@ -79,8 +79,8 @@ fn a_worker_may_know_the_newer_view() {
     let newer = View {
         number: ViewNumber(9),
         restart: 1,
-        history: vec![],
         members: vec![member(12, life(12, 1), 1)],
+        ..View::default()
     };
     net.tell(worker(12), Kind::ViewOrd, |out| put_control(out, &newer));
     assert_eq!(**net.client.view(), newer);
@@ -97,8 +97,8 @@ fn a_view_without_its_sender_is_the_last_that_is_heard_of_it() {
     let newer = View {
         number: ViewNumber(9),
         restart: 1,
-        history: vec![],
         members: vec![member(12, life(12, 1), 1)],
+        ..View::default()
     };
     let id = net.to(worker(11));
     let far = net.far.get_mut(&id).unwrap();

@@ -66,6 +66,8 @@ fn config(workers: u16, data_nodes: &[u16]) -> ClusterConfig {
         replicas: 2,
         partitions: PARTITIONS,
         data_memory: 1 << 30,
+        redo_bytes: 64 << 20,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,
@@ -93,7 +95,7 @@ fn config(workers: u16, data_nodes: &[u16]) -> ClusterConfig {
 }
 
 fn member(node: u16, incarnation: Incarnation, workers: u16) -> Member {
-    Member { node: NodeId(node), incarnation, state: MemberState::Up, workers }
+    Member { node: NodeId(node), incarnation, state: MemberState::Up, workers, restored: None }
 }
 
 fn setup() -> Setup {
@@ -182,7 +184,8 @@ impl Net {
 
     /// A management node tells of the next view.
     fn see_view(&mut self, members: Vec<Member>) {
-        self.view = View { number: ViewNumber(self.view.number.0 + 1), restart: 1, history: vec![], members };
+        self.view =
+            View { number: ViewNumber(self.view.number.0 + 1), restart: 1, members, ..View::default() };
         let view = self.view.clone();
         self.tell(Endpoint::node(NodeId(1)), Kind::ViewOrd, |out| put_control(out, &view));
     }

@@ -26,6 +26,8 @@ pub fn config(nodes: &[u16], replicas: u8) -> Arc<ClusterConfig> {
         replicas,
         partitions: 12,
         data_memory: 1 << 20,
+        redo_bytes: 64 << 20,
+        flush_ms: 100,
         heartbeat_ms: 50,
         lease_ms: 250,
         failure_ms: 500,
@@ -50,24 +52,39 @@ pub fn view(number: u64, members: &[(u16, MemberState)]) -> View {
         incarnation: life(node).incarnation,
         state,
         workers: 2,
+        restored: None,
     };
     View {
         number: ViewNumber(number),
         restart: 1,
-        history: vec![],
         members: members.iter().map(member).collect(),
+        ..View::default()
     }
 }
 
 pub fn node(config: &Arc<ClusterConfig>, id: u16, workers: u16) -> Node {
     let incarnation = life(id).incarnation;
-    Node::new(ms(0), Settings { config: config.clone(), id: NodeId(id), incarnation, workers })
+    let mut node =
+        Node::new(ms(0), Settings { config: config.clone(), id: NodeId(id), incarnation, workers });
+    // Its disk is empty.
+    node.step(ms(0), Input::Disk(crate::disk::Word::Found(None)), &mut Vec::new());
+    node
 }
 
-/// Steps and ends the turn.
+/// Steps and ends the turn. The disk takes no time.
 pub fn turn(node: &mut Node, now: Time, input: Input<'_>) -> Vec<Effect> {
     let mut effects = Vec::new();
     node.step(now, input, &mut effects);
+    while let Some(place) = effects.iter().position(|effect| matches!(effect, Effect::Disk(_))) {
+        let word = match effects.remove(place) {
+            Effect::Disk(ToDisk::Restore(_)) => crate::disk::Word::Restored,
+            Effect::Disk(ToDisk::Remember { view, .. }) => {
+                crate::disk::Word::Remembered(view.number, node.life.incarnation)
+            }
+            _ => continue,
+        };
+        node.step(now, Input::Disk(word), &mut effects);
+    }
     node.check();
     node.end_turn(now, &mut effects);
     effects
@@ -262,6 +279,7 @@ impl Net {
                     self.exits.insert(id, (self.now, restart, reason));
                 }
                 Effect::Event(event) => self.events.push((id, event)),
+                Effect::Disk(message) => panic!("{message:?} was not carried out"),
             }
         }
         if self.exits.contains_key(&id) {
@@ -282,7 +300,9 @@ impl Net {
             ToWorker::Catalog(catalog) => word(Word::Catalog(catalog.version)),
             ToWorker::Lease(until) => workers.lease = until,
             ToWorker::Fenced(life) => workers.fenced.push((now, life)),
-            ToWorker::Epoch { epoch, complete, time } => {
+            ToWorker::Disk(_) => {}
+            ToWorker::Epoch { epoch, complete, time, .. } => {
+                word(Word::Durable(complete));
                 if workers.done
                     && let Some(view) = &workers.view
                 {

@@ -58,13 +58,16 @@ fn an_epoch_counts_under_the_view_of_both() {
         view: ViewNumber(view),
         epoch: Epoch::new(1, 9),
         complete: Epoch::new(1, 7),
+        durable: Epoch::new(1, 5),
+        congested: true,
         time: ClusterTime(70),
     };
     assert_eq!(pair.give(2, |link| link.send_control(Kind::EpochOrd, &order(4))), []);
     assert!(!pair.node.level);
     let effects = pair.give(3, |link| link.send_control(Kind::EpochOrd, &order(5)));
     let (epoch, complete) = (Epoch::new(1, 9), Epoch::new(1, 7));
-    assert_eq!(told(&effects, 1), [ToWorker::Epoch { epoch, complete, time: ClusterTime(70) }]);
+    let (durable, congested, time) = (Epoch::new(1, 5), true, ClusterTime(70));
+    assert_eq!(told(&effects, 1), [ToWorker::Epoch { epoch, complete, durable, congested, time }]);
     assert!(pair.node.level);
 }
 

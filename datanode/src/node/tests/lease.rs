@@ -188,6 +188,9 @@ fn reports_come_with_every_tick_and_with_every_change() {
         copied: None,
         counts: vec![],
         leaving: false,
+        durable: false,
+        restorable: None,
+        initial: false,
     };
     assert_eq!(net.manager().reports[&life(11)], (ms(100), expected.clone()));
     net.broadcast(|link| link.send_control(Kind::CatalogOrd, &Catalog { version: 5, ..Catalog::default() }));
@@ -195,11 +198,11 @@ fn reports_come_with_every_tick_and_with_every_change() {
     net.broadcast(|link| link.send_control(Kind::CatalogOrd, &Catalog { version: 4, ..Catalog::default() }));
     net.publish(view(1, &[(11, Up), (12, Syncing)]));
     net.run(130);
-    net.give(12, says(0, Word::Copied(ViewNumber(1))));
+    net.give(12, says(0, Word::Copied(ViewNumber(1), Epoch(0))));
     assert_eq!(net.report(12).copied, None, "one worker of two");
-    net.give(12, says(1, Word::Copied(ViewNumber(0))));
+    net.give(12, says(1, Word::Copied(ViewNumber(0), Epoch(0))));
     assert_eq!(net.report(12).copied, None, "that was under another view");
-    net.give(12, says(1, Word::Copied(ViewNumber(1))));
+    net.give(12, says(1, Word::Copied(ViewNumber(1), Epoch(0))));
     assert_eq!(net.report(12).copied, None, "it could not serve yet");
     net.run(300);
     assert_eq!(net.report(12).copied, Some(ViewNumber(1)));

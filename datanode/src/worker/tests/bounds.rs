@@ -358,14 +358,16 @@ fn rows_of_a_dropped_table_do_not_come_back_with_a_copy() {
     cluster.write(1, &write(id, 1));
     cluster.settle();
     cluster.kill(0);
-    let config = cluster.config.clone();
-    cluster.nodes[0].worker = Worker::new(config, endpoint(0), Incarnation(200), 1 << 20);
+    cluster.start_anew(0, Incarnation(200));
     // It knows already that the table was dropped, and the other does not yet.
     let catalog = Catalog { version: 2, tables: vec![], next_table: 3 };
     cluster.tell(0, ToWorker::Catalog(Arc::new(catalog)));
     let mut members = cluster.view.members.clone();
     let incarnation = Incarnation(200);
-    members.insert(0, Member { node: NodeId(1), incarnation, state: MemberState::Syncing, workers: 1 });
+    members.insert(
+        0,
+        Member { node: NodeId(1), incarnation, state: MemberState::Syncing, workers: 1, restored: None },
+    );
     let view = cluster.view.next(1, members);
     cluster.adopt(view);
     let moved = cluster.settle();

@@ -16,14 +16,14 @@ impl Cluster {
         self.kill(0);
         self.settle();
         let incarnation = Incarnation(200);
-        self.nodes[0].worker = Worker::new(self.config.clone(), endpoint(0), incarnation, 1 << 20);
+        self.start_anew(0, incarnation);
         self.client[0] = twofold_proto::link::Link::new(endpoint(0), incarnation);
         self.tell(0, ToWorker::Catalog(Arc::new(catalog())));
         self.tell(0, ToWorker::Lease(Time::from_millis(1_000_000)));
         for state in [MemberState::Syncing, MemberState::Ready, MemberState::Up] {
             let mut members = self.view.members.clone();
             members.retain(|member| member.node != NodeId(1));
-            members.insert(0, Member { node: NodeId(1), incarnation, state, workers: 1 });
+            members.insert(0, Member { node: NodeId(1), incarnation, state, workers: 1, restored: None });
             let view = self.view.next(1, members);
             self.adopt(view);
             self.settle();

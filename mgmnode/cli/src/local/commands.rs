@@ -93,9 +93,6 @@ pub async fn stop(path: &Path) -> Result<(), Failure> {
     }
     stop_all(&directory, &config).await?;
     println!("stopped {}", counted(running.len(), "node"));
-    if running.iter().any(|(name, _)| name.starts_with("data")) {
-        println!("rows live in memory alone for now: they are gone, the tables are not");
-    }
     Ok(())
 }
 

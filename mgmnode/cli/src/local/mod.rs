@@ -39,6 +39,9 @@ enum Command {
     Start {
         #[command(flatten)]
         shape: Shape,
+        /// Without the rows that the data nodes have on disk: they are gone for good, the tables stay
+        #[arg(long)]
+        initial: bool,
         /// How long to wait for the nodes, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout: u64,
@@ -103,8 +106,8 @@ enum Command {
 /// If it cannot be done, in words for people.
 pub async fn run(Cluster { dir, command }: Cluster) -> Result<ExitCode, Failure> {
     match command {
-        Command::Start { shape, timeout } => {
-            start::start(&dir, &shape, Duration::from_secs(timeout)).await?;
+        Command::Start { shape, initial, timeout } => {
+            start::start(&dir, &shape, initial, Duration::from_secs(timeout)).await?;
         }
         Command::Status { json } => {
             return Ok(match report::status(&dir, json).await? {

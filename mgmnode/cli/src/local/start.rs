@@ -33,7 +33,7 @@ const LOG_BYTES_SHOWN: u64 = 4096;
 const LOG_LINES_SHOWN: usize = 12;
 
 /// Starts a cluster.
-pub async fn start(path: &Path, shape: &Shape, patience: Duration) -> Result<(), Failure> {
+pub async fn start(path: &Path, shape: &Shape, initial: bool, patience: Duration) -> Result<(), Failure> {
     let mut directory = Directory::make(path)?;
     let config = match directory.existing_config()? {
         Some(config) => {
@@ -66,7 +66,8 @@ pub async fn start(path: &Path, shape: &Shape, patience: Duration) -> Result<(),
     let mut nodes = Vec::new();
     let started = async {
         for (id, kind, name) in status::nodes(&config) {
-            nodes.push(launch(&mut directory, &config, id, kind, &name)?);
+            let initial = initial && kind == NodeKind::Data;
+            nodes.push(launch(&mut directory, &config, id, kind, &name, initial)?);
         }
         wait(&directory, &config, &mut nodes, patience).await
     };
@@ -99,12 +100,9 @@ pub async fn restart(path: &Path, node: &str, initial: bool, patience: Duration)
     if let Some(process) = directory.process(&name) {
         commands::end(&[(name.clone(), process)]).await?;
     }
-    if initial {
-        directory.empty_node(&name)?;
-    }
     let id = status::find(&config, &name).map_err(|error| Failure(error.text))?;
     check_ports(&config, &[id])?;
-    let launched = launch(&mut directory, &config, id, kind, &name)?;
+    let launched = launch(&mut directory, &config, id, kind, &name, initial)?;
     wait(&directory, &config, &mut [launched], patience).await?;
     println!("{name} has been started anew and serves");
     Ok(())
@@ -114,7 +112,7 @@ fn ids(config: &ClusterConfig) -> Vec<NodeId> {
     status::nodes(config).map(|(id, ..)| id).collect()
 }
 
-/// A group whose last member stops loses its rows.
+/// Without the last member of a group the cluster stops.
 fn guard_last(nodes: &[Node], config: &ClusterConfig, name: &str) -> Result<(), Failure> {
     let mut data: Vec<&Node> = nodes.iter().filter(|node| node.kind == NodeKind::Data).collect();
     data.sort_by_key(|node| node.id);
@@ -125,7 +123,7 @@ fn guard_last(nodes: &[Node], config: &ClusterConfig, name: &str) -> Result<(), 
     let is_last = group.iter().all(|node| node.serves() == (node.name == name));
     match is_last {
         true => Err(Failure(format!(
-            "{name} is the last of its group that serves: its rows would be lost; first have another one of {} up",
+            "{name} is the last of its group that serves: the cluster would stop until it is back; first have another one of {} up",
             group.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
         ))),
         false => Ok(()),
@@ -180,6 +178,7 @@ fn launch(
     id: NodeId,
     kind: NodeKind,
     name: &str,
+    initial: bool,
 ) -> Result<Launched, Failure> {
     let log = directory.log(name);
     let failed = |path: &Path, error| Failure(format!("{}: {error}", path.display()));
@@ -199,6 +198,9 @@ fn launch(
         let own = directory.of_node(name);
         fs::create_dir_all(&own).map_err(|error| failed(&own, error))?;
         command.arg("--dir").arg(own);
+    }
+    if initial {
+        command.arg("--initial");
     }
     // What was meant for one node by hand is not for all of these.
     for (variable, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {

@@ -8,7 +8,7 @@ use twofold_proto::{
     link::{FRAME_HEADER, FrameHeader, HelloReply, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
     machine::Machine,
-    message::{Catalog, CatalogConf, CatalogReq, Kind, Life, ReportOrd, StopOrd, control},
+    message::{Catalog, CatalogConf, CatalogReq, Kind, Life, ReportOrd, Restorable, StopOrd, control},
     time::Time,
     view::{MemberState, View},
 };
@@ -31,6 +31,8 @@ pub struct Probe {
     pub report: Option<ReportOrd>,
     /// Whether reports follow the views that it is told of, and say that all is well.
     pub is_good: bool,
+    /// Whether its disk becomes its own. If not, views are as few as can be.
+    pub owns_disk: bool,
 }
 
 impl Probe {
@@ -74,6 +76,8 @@ impl Probe {
         report.view = view.number;
         report.catalog = catalog;
         report.hears = others().map(life).collect();
+        report.durable =
+            self.owns_disk || view.member(own.node).is_none_or(|member| member.restored.is_none());
         report.copied = view.contains(own.node, own.incarnation).then_some(view.number);
         report.counts = others().filter(|member| member.state == MemberState::Ready).map(life).collect();
     }
@@ -158,8 +162,15 @@ impl Driver {
             .map(|node| Endpoint::node(NodeId(node)))
             .map(|to| (links.add(to, Incarnation(0)), to))
             .collect();
-        let probe =
-            Probe { life, links, received: Vec::new(), refused: Vec::new(), report: None, is_good: false };
+        let probe = Probe {
+            life,
+            links,
+            received: Vec::new(),
+            refused: Vec::new(),
+            report: None,
+            is_good: false,
+            owns_disk: false,
+        };
         let process = self.add(Process::Probe(Box::new(probe)));
         self.dialing.extend(ends.into_iter().map(|(link, to)| ((process, link), to)));
         process
@@ -179,7 +190,18 @@ impl Driver {
             copied: None,
             counts: Vec::new(),
             leaving: false,
+            durable: true,
+            restorable: None,
+            initial: false,
         });
+        process
+    }
+
+    /// Starts a data node that has on disk what this life of it had, up to an epoch.
+    pub fn data_node_with(&mut self, life: Life, former: u64, epoch: Epoch) -> usize {
+        let process = self.data_node(life, [1]);
+        let restorable = Restorable { life: Incarnation(former), complete: epoch };
+        self.probe_mut(process).report.as_mut().expect("it reports").restorable = Some(restorable);
         process
     }
 

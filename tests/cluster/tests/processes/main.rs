@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client;
+mod disk;
 mod failover;
 mod grpc;
 mod many;

@@ -49,11 +49,10 @@ fn every_process_tells_what_it_has_done() {
         (&["api1"], "metrics_port", "twofold_memcached_get_hits_total", ITEMS..=ITEMS),
     ];
     eventually(|| {
-        let wrong = expected.iter().find_map(|(nodes, port, name, values)| {
+        expected.iter().find_map(|(nodes, port, name, values)| {
             let told: Option<u64> = nodes.iter().map(|node| figure(&cluster, node, port, name)).sum();
             let right = told.is_some_and(|told| values.contains(&told));
             (!right).then(|| format!("{name} of {nodes:?}: {told:?}, not {values:?}"))
-        });
-        wrong
+        })
     });
 }

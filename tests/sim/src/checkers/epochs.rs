@@ -178,7 +178,7 @@ fn inversion(group: Vec<&Transaction>) -> Option<(&Transaction, &Transaction)> {
 pub fn check_restart(history: &History, restart: &SystemRestart, window: Duration) -> Verdict {
     for transaction in history.transactions() {
         let Some(epoch) = transaction.epoch().filter(|&epoch| restart.lost(epoch)) else { continue };
-        if !transaction.operations.iter().any(Operation::changes) {
+        if !transaction.changes() {
             continue;
         }
         // An answer that was under way when the cluster died may arrive later: no age at all.

@@ -2,7 +2,7 @@
 //!
 //! Participants keep outcomes until everybody has them, and «not found» is turned into a binding refusal before it is
 //! answered; so once the faults are over, an API node can always find out and tell its client, and what it tells can
-//! never change. Only a client that died itself is never told.
+//! never change. Only a client that died itself is never told; and nobody need know what was open when the whole cluster died.
 
 use super::{Verdict, Violation};
 use crate::history::{History, Outcome};
@@ -13,7 +13,9 @@ pub fn check(history: &History) -> Verdict {
         return Err(Violation::new("contradiction", format!("{id:?} was told {first:?}, then {then:?}")));
     }
     let told = |outcome| matches!(outcome, Outcome::Committed { .. } | Outcome::Aborted);
-    let left = |t: &&crate::history::Transaction| !told(t.outcome()) && history.died(t.id.session).is_none();
+    let left = |t: &&crate::history::Transaction| {
+        !told(t.outcome()) && !t.forgotten && history.died(t.id.session).is_none()
+    };
     match history.transactions().iter().find(left) {
         None => Ok(()),
         Some(t) => {

@@ -18,7 +18,7 @@ use crate::{
         self, Verdict,
         bank::{Audit, Bank},
     },
-    history::{Isolation, Key, Outcome},
+    history::{FinalRows, Isolation, Key, Outcome, SystemRestart},
 };
 
 const TABLE: &str = "accounts";
@@ -288,6 +288,13 @@ impl Workload for Banking {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| User { waits: Waits::Nothing, retry: None });
+        // It may be that they have never been opened.
+        self.opened = false;
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user].waits, Waits::Nothing)
     }
@@ -297,7 +304,7 @@ impl Workload for Banking {
     }
 
     fn judge(&mut self, rows: &Rows, now: Time) -> Verdict {
-        checkers::outcomes::check(&self.record.history)?;
+        checkers::outcomes::check(&self.record.judge_restarts(&FinalRows::new())?)?;
         if self.opened {
             let balances = self.keys.iter().map(|&key| {
                 let row = rows[TABLE].get(&key.row);

@@ -11,10 +11,10 @@ use twofold_proto::{
     value::ValueRef,
 };
 
-use super::{Context, Recorder, Rows, Step, Workload, rows};
+use super::{Context, Recorder, Rows, Step, WINDOW, Workload, rows};
 use crate::{
     checkers::{self, Verdict, Violation},
-    history::{Condition, Isolation, Operation, Outcome},
+    history::{Condition, FinalRows, Isolation, Operation, Outcome, SystemRestart},
 };
 
 const TABLE: &str = "expiring";
@@ -164,6 +164,13 @@ impl Workload for Expiry {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| Waits::Nothing);
+        // What was written a moment ago may be lost.
+        self.written.retain(|_, written| restart.crashed.since(written.answered) > WINDOW);
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user], Waits::Nothing)
     }
@@ -176,7 +183,7 @@ impl Workload for Expiry {
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }
-        checkers::outcomes::check(&self.record.history)?;
+        checkers::outcomes::check(&self.record.judge_restarts(&FinalRows::new())?)?;
         let found = &rows[TABLE];
         let last = WALL + now.0 / 1_000_000 + self.ahead;
         let lost =

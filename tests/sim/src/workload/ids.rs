@@ -15,7 +15,7 @@ use twofold_proto::{
 use super::{Context, Recorder, Rows, Step, Workload, outcome_of, rows};
 use crate::{
     checkers::{self, Verdict, unique_ids::Handout},
-    history::{Handle, Isolation, Outcome},
+    history::{FinalRows, Handle, Isolation, Outcome, SystemRestart},
 };
 
 const COUNTERS: &str = "counters";
@@ -196,6 +196,17 @@ impl Workload for Ids {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| Waits::Nothing);
+        self.created = false;
+        // What was drawn and lost is drawn again.
+        self.handouts.retain(|(_, handout)| match handout.outcome {
+            Outcome::Committed { epoch: Some(epoch) } => !restart.lost(epoch),
+            _ => true,
+        });
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user], Waits::Nothing)
     }
@@ -205,7 +216,7 @@ impl Workload for Ids {
     }
 
     fn judge(&mut self, rows: &Rows, _: Time) -> Verdict {
-        checkers::outcomes::check(&self.record.history)?;
+        checkers::outcomes::check(&self.record.judge_restarts(&FinalRows::new())?)?;
         let handouts: Vec<Handout> = self.handouts.iter().map(|(_, handout)| *handout).collect();
         let stored: BTreeSet<u64> = rows[IDS].keys().copied().collect();
         checkers::unique_ids::check(&handouts, &stored)

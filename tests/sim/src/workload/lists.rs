@@ -18,7 +18,7 @@ use twofold_proto::{
 use super::{Context, Recorder, Rows, Step, Workload, registers::final_rows, rows};
 use crate::{
     checkers::{self, Verdict, serializability},
-    history::{Action, FinalContent, Handle, Isolation, Operation, Outcome},
+    history::{Action, FinalContent, Handle, Isolation, Operation, Outcome, SystemRestart},
 };
 
 /// An interactive transaction of a user.
@@ -361,6 +361,12 @@ impl Workload for Lists {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| User { waits: Waits::Nothing, retry: None, opened: false });
+        self.present.clear();
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user].waits, Waits::Nothing)
     }
@@ -370,24 +376,25 @@ impl Workload for Lists {
     }
 
     fn judge(&mut self, rows: &Rows, now: Time) -> Verdict {
-        checkers::outcomes::check(&self.record.history)?;
         let found = &rows[self.name];
         let finals = final_rows(&self.record.history, found, |value| FinalContent::List(rows::list(value)));
+        let mut history = self.record.judge_restarts(&finals)?;
+        checkers::outcomes::check(&history)?;
         // What is there in the end is one more read of everything.
         if !finals.is_empty() {
             let id = twofold_proto::ids::TransactionId::default();
-            let last = self.record.history.begin(id, self.isolation, now);
+            let last = history.begin(id, self.isolation, now);
             for (key, row) in &finals {
                 let FinalContent::List(content) = &row.content else { panic!("{row:?} is no list") };
                 let mut read = Operation::read_list(*key).locking();
                 read.saw_list(content.clone(), row.version);
-                self.record.history.push(last, read);
+                history.push(last, read);
             }
-            self.record.history.answer(last, Time(now.0 + 1), Outcome::Committed { epoch: None });
+            history.answer(last, Time(now.0 + 1), Outcome::Committed { epoch: None });
         }
-        checkers::lost_writes::check(&self.record.history, &finals)?;
+        checkers::lost_writes::check(&history, &finals)?;
         let options = serializability::Options { isolation: self.isolation, strict: true };
-        serializability::check(&self.record.history, options)?;
-        checkers::epochs::check(&self.record.history)
+        serializability::check(&history, options)?;
+        checkers::epochs::check(&history)
     }
 }

@@ -27,13 +27,17 @@ use twofold_proto::{
     message::{self, Catalog, Status},
     random::Random,
     schema::{Schema, Table},
-    time::Time,
+    time::{Duration, Time},
 };
 
 use crate::{
-    checkers::Verdict,
-    history::{Handle, History, Isolation, Outcome},
+    checkers::{Verdict, Violation, epochs},
+    history::{FinalRows, Handle, History, Isolation, Outcome, SystemRestart},
 };
+
+/// For how long an answered commit may be on no disk: writes are refused when that takes 2 s, and what is answered then takes
+/// its time.
+const WINDOW: Duration = Duration::from_millis(2500);
 
 /// What a user wants.
 #[derive(Debug)]
@@ -93,6 +97,8 @@ pub trait Workload: std::fmt::Debug {
     fn died(&mut self, user: usize, context: &mut Context<'_>);
     /// Whether the user owes nothing: no outcome is unknown to it.
     fn is_settled(&self, user: usize) -> bool;
+    /// The cluster died as a whole and came back: what users wait for is forgotten, what they know may not be so any more.
+    fn restarted(&mut self, restart: SystemRestart);
     /// How many transactions were committed.
     fn finished(&self) -> u64;
     /// Judges what was seen, with what is there in the end.
@@ -113,6 +119,7 @@ pub struct Recorder {
     questions: Vec<VecDeque<(Handle, TransactionToken)>>,
     /// By user: the transaction under way.
     open: Vec<Option<Handle>>,
+    restarts: Vec<SystemRestart>,
     /// Transactions that the user was told to be committed.
     pub finished: u64,
 }
@@ -124,6 +131,7 @@ impl Recorder {
             history: History::default(),
             questions: vec![VecDeque::new(); users],
             open: vec![None; users],
+            restarts: Vec::new(),
             finished: 0,
         }
     }
@@ -210,6 +218,28 @@ impl Recorder {
         self.history.client_died(context.session, context.now);
         self.questions[user].clear();
         self.open[user] = None;
+    }
+
+    /// The cluster died as a whole and came back.
+    pub fn restarted(&mut self, restart: SystemRestart) {
+        self.history.cluster_died();
+        self.restarts.push(restart);
+        self.questions.iter_mut().for_each(VecDeque::clear);
+        self.open.fill(None);
+    }
+
+    /// What survived all restarts, with which the rest has to agree: they lost no more than they may.
+    ///
+    /// # Errors
+    /// What was lost that had to be kept, or is still there of what was lost.
+    pub fn judge_restarts(&self, finals: &FinalRows) -> Result<History, Violation> {
+        let mut history = self.history.clone();
+        for restart in &self.restarts {
+            epochs::check_restart(&history, restart, WINDOW)?;
+            history = history.surviving(restart, WINDOW);
+        }
+        epochs::check_discarded(finals, &self.restarts)?;
+        Ok(history)
     }
 
     /// Whether the user knows all its outcomes.

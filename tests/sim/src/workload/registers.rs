@@ -13,7 +13,9 @@ use twofold_proto::{
 use super::{Context, Recorder, Rows, Step, Workload, rows};
 use crate::{
     checkers::{self, Verdict},
-    history::{Condition, FinalContent, FinalRow, FinalRows, Handle, Isolation, Operation, Outcome},
+    history::{
+        Condition, FinalContent, FinalRow, FinalRows, Handle, Isolation, Operation, Outcome, SystemRestart,
+    },
 };
 
 const TABLE: &str = "registers";
@@ -37,15 +39,24 @@ pub struct Registers {
     rows: u64,
     /// Whether requests are given little time, so that outcomes have to be asked for.
     impatient: bool,
+    /// One in so many requests is of independent operations, of which no epoch is told.
+    lone: u64,
     /// Outcomes that were learned by asking.
     pub learned: u64,
 }
 
 impl Registers {
-    /// So many users of so many rows.
-    pub fn new(users: usize, rows: u64, impatient: bool) -> Registers {
+    /// So many users of so many rows; `restarts`: the cluster may lose what was committed last.
+    pub fn new(users: usize, rows: u64, impatient: bool, restarts: bool) -> Registers {
         let waits = (0..users).map(|_| Waits::Nothing).collect();
-        Registers { record: Recorder::new(users), users: waits, rows, impatient, learned: 0 }
+        Registers {
+            record: Recorder::new(users),
+            users: waits,
+            rows,
+            impatient,
+            lone: if restarts { 12 } else { 1 },
+            learned: 0,
+        }
     }
 
     fn options(&self, context: &mut Context<'_>) -> Options {
@@ -206,8 +217,8 @@ impl Workload for Registers {
         }
         let schema = context.schema(TABLE);
         match context.random.below(3) {
-            0 => self.transaction(user, &schema, context),
-            _ => self.independent(user, &schema, context),
+            1.. if context.random.one_in(self.lone) => self.independent(user, &schema, context),
+            _ => self.transaction(user, &schema, context),
         }
     }
 
@@ -236,6 +247,11 @@ impl Workload for Registers {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| Waits::Nothing);
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user], Waits::Nothing)
     }
@@ -245,12 +261,13 @@ impl Workload for Registers {
     }
 
     fn judge(&mut self, rows: &Rows, _: Time) -> Verdict {
-        let history = &self.record.history;
-        checkers::outcomes::check(history)?;
-        let finals = final_rows(history, &rows[TABLE], |value| FinalContent::Value(rows::number(value)));
-        checkers::lost_writes::check(history, &finals)?;
-        checkers::registers::check(history)?;
-        checkers::epochs::check(history)
+        let number = |value: &_| FinalContent::Value(rows::number(value));
+        let finals = final_rows(&self.record.history, &rows[TABLE], number);
+        let history = self.record.judge_restarts(&finals)?;
+        checkers::outcomes::check(&history)?;
+        checkers::lost_writes::check(&history, &finals)?;
+        checkers::registers::check(&history)?;
+        checkers::epochs::check(&history)
     }
 }
 

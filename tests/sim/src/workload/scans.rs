@@ -14,7 +14,7 @@ use twofold_proto::{
 use super::{Context, Recorder, Rows, Step, Workload, registers::final_rows, rows};
 use crate::{
     checkers::{self, Verdict, Violation},
-    history::{Condition, FinalContent, Handle, Isolation, Operation, Outcome},
+    history::{Condition, FinalContent, Handle, Isolation, Operation, Outcome, SystemRestart},
 };
 
 const TABLE: &str = "scanned";
@@ -189,6 +189,12 @@ impl Workload for Scans {
         self.record.died(user, context);
     }
 
+    fn restarted(&mut self, restart: SystemRestart) {
+        self.users.fill_with(|| Waits::Nothing);
+        self.present.clear();
+        self.record.restarted(restart);
+    }
+
     fn is_settled(&self, user: usize) -> bool {
         self.record.is_settled(user) && matches!(self.users[user], Waits::Nothing)
     }
@@ -201,7 +207,6 @@ impl Workload for Scans {
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }
-        checkers::outcomes::check(&self.record.history)?;
         let found = &rows[TABLE];
         if let Some(row) = self.present.iter().find(|row| !found.contains_key(row)) {
             let explanation = format!("row {row}, which was never deleted, is not there in the end");
@@ -209,7 +214,9 @@ impl Workload for Scans {
         }
         let finals =
             final_rows(&self.record.history, found, |value| FinalContent::Value(rows::number(value)));
-        checkers::lost_writes::check(&self.record.history, &finals)?;
-        checkers::registers::check(&self.record.history)
+        let history = self.record.judge_restarts(&finals)?;
+        checkers::outcomes::check(&history)?;
+        checkers::lost_writes::check(&history, &finals)?;
+        checkers::registers::check(&history)
     }
 }

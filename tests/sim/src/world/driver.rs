@@ -329,6 +329,12 @@ impl World {
                     self.post_to(id, 1 + usize::from(worker.0), Message::ToWorker(message));
                 }
                 Effect::FromWorker(word) => self.post_to(id, 0, Message::FromWorker(word)),
+                Effect::FromDisk(word) => self.post_to(id, 0, Message::FromDisk(word)),
+                Effect::ToDisk(message) => {
+                    let disk = 1 + usize::from(self.processes[id.process].workers);
+                    self.post_to(id, disk, Message::ToDisk(message));
+                }
+                Effect::File(lane, request) => self.request(id, lane, request),
                 Effect::Exit { restart, reason } => {
                     self.trace.say(self.now, || format!("{id} ends: {reason}"));
                     self.processes[id.process].exit = Some(restart);

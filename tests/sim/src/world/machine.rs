@@ -5,6 +5,7 @@ use twofold_apinode::{
     request::{Answer, Request, Results},
 };
 use twofold_datanode::{
+    disk::{self, Answer as FileAnswer, Disk, Fault, Lane, Request as FileRequest, ToDisk},
     local::{FromWorker, ToWorker},
     node::{self, Node},
     worker::{self, Worker},
@@ -37,6 +38,8 @@ pub enum Actor {
     Client(Box<Client>),
     /// Of a data node's angel, while it has something to tell.
     Angel(Box<Angel>),
+    /// Of a data node: redo and checkpoints. It has no links.
+    Disk(Box<Disk>, Box<Links>),
 }
 
 /// What comes to a machine other than over links.
@@ -46,6 +49,12 @@ pub enum Message {
     ToWorker(ToWorker),
     /// To a node from its worker.
     FromWorker(FromWorker),
+    /// To a disk from its node or a worker.
+    ToDisk(ToDisk),
+    /// To a node from its disk.
+    FromDisk(disk::Word),
+    /// To a disk: the oldest request of a lane was carried out.
+    File(Lane, Result<FileAnswer, Fault>),
     /// To a node: the wall clock.
     WallClock(u64),
     /// To a node or a client: end in order.
@@ -80,6 +89,12 @@ pub enum Effect {
     ToWorker(WorkerId, ToWorker),
     /// Of a worker: tell the node.
     FromWorker(FromWorker),
+    /// Of a node or a worker: tell the disk.
+    ToDisk(ToDisk),
+    /// Of a disk: tell the node.
+    FromDisk(disk::Word),
+    /// Of a disk.
+    File(Lane, FileRequest),
     /// Of a node: end the process.
     Exit {
         /// Whether to start it again.
@@ -105,6 +120,7 @@ impl Actor {
                     Input::Link(input) => node::Input::Link(input),
                     Input::Timer => node::Input::Timer,
                     Input::Message(Message::FromWorker(word)) => node::Input::Worker(word),
+                    Input::Message(Message::FromDisk(word)) => node::Input::Disk(word),
                     Input::Message(Message::WallClock(millis)) => node::Input::WallClock(millis),
                     Input::Message(Message::Stop) => node::Input::Stop { graceful: true },
                     Input::Message(other) => panic!("{other:?} is not for a node"),
@@ -138,6 +154,17 @@ impl Actor {
                 let mut wanted = Vec::new();
                 step_client(machine, now, input, &mut wanted);
                 wanted.into_iter().for_each(|effect| of_client(effect, effects));
+            }
+            Actor::Disk(machine, _) => {
+                let mut wanted = Vec::new();
+                let input = match input {
+                    Input::Timer => disk::Input::Timer,
+                    Input::Message(Message::ToDisk(message)) => disk::Input::Local(message),
+                    Input::Message(Message::File(lane, result)) => disk::Input::Io(lane, result),
+                    other => panic!("{other:?} is not for a disk"),
+                };
+                machine.step(now, input, &mut wanted);
+                effects.extend(wanted.into_iter().map(of_disk));
             }
             Actor::Angel(machine) => {
                 let mut wanted = Vec::new();
@@ -176,6 +203,7 @@ impl Actor {
                 wanted.into_iter().for_each(|effect| of_client(effect, effects));
             }
             Actor::Angel(machine) => machine.end_turn(now, &mut Vec::new()),
+            Actor::Disk(..) => {}
         }
     }
 
@@ -187,6 +215,7 @@ impl Actor {
             Actor::Management(machine) => machine.next_timeout(),
             Actor::Client(machine) => machine.next_timeout(),
             Actor::Angel(machine) => machine.next_timeout(),
+            Actor::Disk(machine, _) => machine.next_timeout(),
         }
     }
 
@@ -198,6 +227,7 @@ impl Actor {
             Actor::Management(machine) => machine.check(),
             Actor::Client(machine) => machine.check(),
             Actor::Angel(machine) => machine.check(),
+            Actor::Disk(machine, _) => machine.check(),
         }
     }
 
@@ -209,6 +239,7 @@ impl Actor {
             Actor::Management(machine) => machine.links(),
             Actor::Client(machine) => machine.links(),
             Actor::Angel(machine) => machine.links(),
+            Actor::Disk(_, links) => links,
         }
     }
 }
@@ -219,6 +250,7 @@ fn of_node(effect: node::Effect) -> Effect {
         node::Effect::Worker { worker, message } => Effect::ToWorker(worker, message),
         node::Effect::Exit { restart, reason, .. } => Effect::Exit { restart, reason },
         node::Effect::Event(event) => Effect::Note(event.to_string()),
+        node::Effect::Disk(message) => Effect::ToDisk(message),
     }
 }
 
@@ -226,6 +258,15 @@ fn of_worker(effect: worker::Effect) -> Effect {
     match effect {
         worker::Effect::Link(effect) => Effect::Link(effect),
         worker::Effect::Node(word) => Effect::FromWorker(word),
+        worker::Effect::Disk(message) => Effect::ToDisk(message),
+    }
+}
+
+fn of_disk(effect: disk::Effect) -> Effect {
+    match effect {
+        disk::Effect::Io(lane, request) => Effect::File(lane, request),
+        disk::Effect::Worker(worker, message) => Effect::ToWorker(worker, ToWorker::Disk(message)),
+        disk::Effect::Node(word) => Effect::FromDisk(word),
     }
 }
 

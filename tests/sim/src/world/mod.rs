@@ -19,6 +19,7 @@ use std::{
 
 use twofold_apinode::request::{Answer, Request, Statement};
 use twofold_datanode::{
+    disk::Lane,
     mutation::Mutation,
     worker::{Counters, Worker},
 };
@@ -83,6 +84,8 @@ pub(crate) enum Event {
     DialFailed(MachineId, Failed),
     DialTimeout(MachineId, End),
     Persisted(MachineId),
+    /// The oldest request of a lane of a data node's disk is carried out.
+    File(MachineId, Lane),
     WallClock(usize, u32),
     Start(usize),
     Resume(usize, u32),
@@ -324,6 +327,7 @@ impl World {
             }
             Event::DialTimeout(id, end) => self.dial_timeout(id, end),
             Event::Persisted(id) => self.persisted(id),
+            Event::File(id, lane) => self.carry_out_file(id, lane),
             Event::WallClock(place, life) => self.show_wall_clock(place, life),
             Event::Start(place) => self.start(place),
             Event::Resume(place, life) => self.resume(place, life),

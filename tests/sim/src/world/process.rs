@@ -1,9 +1,10 @@
 //! Processes: how they start, stand still, and die.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use twofold_apinode::client::{Bounds, Client, Setup};
 use twofold_datanode::{
+    disk::{self, Disk, Lane, Request, simulated::Files},
     node::{Node, Settings},
     worker::{Counters, Worker},
 };
@@ -13,6 +14,7 @@ use twofold_mgmnode::{
 };
 use twofold_proto::{
     ids::{Endpoint, Incarnation, NodeId, WorkerId},
+    links::Links,
     message::Life,
     time::{Duration, Time},
 };
@@ -26,6 +28,8 @@ use super::{
     network::End,
 };
 
+/// Bytes of a segment of redo: few, so that there are many.
+const SEGMENT_BYTES: usize = 1 << 20;
 /// How often the wall clock is shown to a node.
 const WALL_CLOCK_EVERY: Duration = Duration::from_millis(500);
 
@@ -131,6 +135,9 @@ pub struct Process {
     disk: Stored,
     writes: VecDeque<(u64, LogWrite)>,
     written_by: Time,
+    /// A data node's files, and what is asked for of them, by lane: when the last one is done.
+    pub(super) files: Files,
+    requests: BTreeMap<Lane, (VecDeque<Request>, Time)>,
     /// How many workers it runs.
     pub workers: u16,
 }
@@ -201,6 +208,8 @@ impl World {
             disk: Stored::default(),
             writes: VecDeque::new(),
             written_by: Time(0),
+            files: Files::default(),
+            requests: BTreeMap::new(),
             workers,
         });
         place
@@ -257,6 +266,17 @@ impl World {
                     worker.set_mutation(self.mutation);
                     actors.push(Actor::Worker(Box::new(worker)));
                 }
+                let settings = disk::Settings {
+                    cluster: config.name.clone(),
+                    node,
+                    life: incarnation,
+                    workers,
+                    segment_bytes: SEGMENT_BYTES,
+                    redo_bytes: config.redo_bytes,
+                    flush: config.flush(),
+                };
+                let links = Links::new(Endpoint::node(node), incarnation, &config.name);
+                actors.push(Actor::Disk(Box::new(Disk::new(settings)), Box::new(links)));
                 actors
             }
             Kind::Client => {
@@ -360,6 +380,15 @@ impl World {
         let done = self.random.below(writes.len() as u64 + 1) as usize;
         for (_, write) in writes.into_iter().take(done) {
             self.processes[place].disk.write(&write);
+        }
+        let requests = std::mem::take(&mut self.processes[place].requests);
+        let under_way: Vec<Request> =
+            requests.into_values().filter_map(|(queue, _)| queue.into_iter().next()).collect();
+        let files = &mut self.processes[place].files;
+        if host {
+            files.lose_power(&under_way, &mut self.random);
+        } else {
+            files.interrupt(&under_way, &mut self.random);
         }
         for driver in machines.into_iter().flatten() {
             if let Actor::Worker(worker) = &driver.actor {
@@ -540,6 +569,34 @@ impl World {
         let at = process.written_by.max(self.now + Duration::from_micros(micros));
         process.written_by = at;
         self.schedule(at, Event::Persisted(id));
+    }
+
+    /// A data node's disk wants something done.
+    pub(super) fn request(&mut self, id: MachineId, lane: Lane, request: Request) {
+        let is_long = matches!(request, Request::Create(..));
+        let micros = match self.random.below(400) {
+            0 => self.random.between(50_000, 900_000),
+            1..100 if is_long => self.random.between(30_000, 400_000),
+            1..10 => self.random.between(1_000, 30_000),
+            _ => self.random.between(20, 1_000),
+        };
+        let (queue, done) = self.processes[id.process].requests.entry(lane).or_default();
+        queue.push_back(request);
+        *done = (*done).max(self.now) + Duration::from_micros(micros);
+        let at = *done;
+        self.schedule(at, Event::File(id, lane));
+    }
+
+    pub(super) fn carry_out_file(&mut self, id: MachineId, lane: Lane) {
+        let process = &mut self.processes[id.process];
+        if process.life != id.life {
+            return;
+        }
+        let Some((queue, _)) = process.requests.get_mut(&lane) else { return };
+        if let Some(request) = queue.pop_front() {
+            let result = process.files.carry_out(&request);
+            self.post(id, Message::File(lane, result));
+        }
     }
 
     pub(super) fn persisted(&mut self, id: MachineId) {

@@ -112,8 +112,12 @@ fn a_session_goes_on_in_the_same_epoch_or_a_later_one() {
     );
 }
 
-const RESTART: SystemRestart =
-    SystemRestart { crashed: Time::from_millis(1000), number: 2, cut: Epoch::new(1, 10) };
+const RESTART: SystemRestart = SystemRestart {
+    crashed: Time::from_millis(1000),
+    back: Time::from_millis(1500),
+    number: 2,
+    cut: Epoch::new(1, 10),
+};
 
 fn restart(epoch: Epoch, answered: u64, durable: bool, operation: Operation) -> Option<&'static str> {
     let mut history = History::default();

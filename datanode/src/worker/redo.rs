@@ -1,0 +1,310 @@
+//! What the worker has on disk: what it logs, its checkpoint, and loading. See `docs/disk.md`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    ids::{Epoch, PartitionId, Version, ViewNumber},
+    message::{Image, ReplicaState, WriteSetHeader},
+    time::{Duration, Time},
+    view::MemberState,
+    wire::Malformed,
+};
+use twofold_storage::{
+    disk::redo::{Record, put_commit, put_complete, put_dropped, put_rows, records},
+    store::CopyCursor,
+};
+
+use super::{Effect, Worker};
+use crate::{
+    disk::{FromDisk, Horizon, ToDisk},
+    local::Word,
+};
+
+/// Bytes of records that are handed over at a time; one record may be longer.
+const HANDED_BYTES: usize = 256 << 10;
+/// For how long commits may pile up that are on no disk: so much is lost at most when all nodes fail at once.
+const DURABLE_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of rows in a record of a checkpoint, but for the last row.
+const ROWS_BYTES: usize = 64 << 10;
+
+/// What the worker has to do with the disk.
+#[derive(Debug, Default)]
+pub(super) struct Redo {
+    /// Records that have yet to be handed over.
+    records: Vec<u8>,
+    /// Bytes that were handed over.
+    handed: u64,
+    /// Whether all that was on disk has been loaded.
+    pub loaded: bool,
+    /// The newest complete epoch that was logged, and those whose records are not flushed yet, with where these end.
+    logged: Epoch,
+    unflushed: VecDeque<(u64, Epoch)>,
+    /// No later epoch was loaded.
+    restored: Epoch,
+    /// Syncing: under this view all is copied, by this epoch; reported once that is flushed.
+    copied: Option<(ViewNumber, Epoch)>,
+    checkpoint: Option<Walk>,
+    /// The newest epoch that is on the disks of all nodes, and since when no later one is.
+    durable: Epoch,
+    since: Time,
+    congested: bool,
+}
+
+/// How far a checkpoint is.
+#[derive(Debug, Default)]
+struct Walk {
+    partition: u16,
+    cursor: CopyCursor,
+    /// No later epoch is in it.
+    newest: Epoch,
+}
+
+impl Worker {
+    /// A write set is committed.
+    pub(super) fn log_commit(&mut self, header: &WriteSetHeader, epoch: Epoch, images: &[u8]) {
+        if header.images > 0 {
+            put_commit(header, epoch, images, &mut self.redo.records);
+            self.hand_over(HANDED_BYTES);
+        }
+    }
+
+    /// Rows were copied to this node.
+    pub(super) fn log_rows(&mut self, partition: PartitionId, rows: &[u8]) {
+        if !rows.is_empty() {
+            put_rows(partition, rows, &mut self.redo.records);
+            self.hand_over(HANDED_BYTES);
+        }
+    }
+
+    /// The partition is copied anew.
+    pub(super) fn log_dropped(&mut self, partition: PartitionId) {
+        put_dropped(partition, &mut self.redo.records);
+        self.redo.copied = None;
+    }
+
+    /// Hands over what is logged, if it is that much.
+    fn hand_over(&mut self, least: usize) {
+        if self.redo.records.len() < least.max(1) {
+            return;
+        }
+        let records = std::mem::take(&mut self.redo.records);
+        self.redo.handed += records.len() as u64;
+        let message = ToDisk::Append { worker: self.own.worker, records, urgent: false };
+        self.effects.push(Effect::Disk(message));
+    }
+
+    /// Whether it holds all that it has to hold.
+    fn is_whole(&self) -> bool {
+        self.redo.loaded
+            && (self.state >= Some(MemberState::Ready)
+                || self.redo.copied.is_some_and(|(view, _)| view == self.view.number))
+    }
+
+    /// An epoch has ended.
+    pub(super) fn log_epoch(&mut self) {
+        if self.is_whole() && self.complete > self.redo.logged {
+            put_complete(self.complete, &mut self.redo.records);
+            #[cfg(feature = "mutations")]
+            if self.mutated(crate::mutation::Mutation::DurableBeforeFlush) {
+                self.tell_node(Word::Durable(self.complete));
+            }
+            self.redo.logged = self.complete;
+            let end = self.redo.handed + self.redo.records.len() as u64;
+            self.redo.unflushed.push_back((end, self.complete));
+        }
+        self.hand_over(0);
+    }
+
+    /// Syncing: all is copied from the primaries of this view.
+    pub(super) fn all_copied(&mut self) {
+        if self.redo.copied.is_none_or(|(view, _)| view != self.view.number) {
+            #[cfg_attr(not(feature = "mutations"), expect(unused_mut, reason = "for a deliberate fault"))]
+            let mut epoch = self.epoch;
+            #[cfg(feature = "mutations")]
+            if self.mutated(crate::mutation::Mutation::UpBeforeDurable) {
+                epoch = Epoch::default();
+            }
+            self.redo.copied = Some((self.view.number, epoch));
+        }
+    }
+
+    /// The president's word on the disks.
+    pub(super) fn written(&mut self, durable: Epoch, congested: bool) {
+        if durable > self.redo.durable {
+            (self.redo.durable, self.redo.since) = (durable, self.now);
+        }
+        self.redo.congested = congested;
+    }
+
+    /// Whether what is written now will be on disk before long.
+    pub(super) fn check_disk(&self) -> Result<(), Error> {
+        let Redo { durable, since, congested, .. } = self.redo;
+        let late = self.now.since(since) > DURABLE_WITHIN;
+        if congested || late {
+            let text = if congested {
+                "the disk of some node cannot keep up".into()
+            } else {
+                format!(
+                    "nothing after epoch {durable} could be written to disk for {} s",
+                    DURABLE_WITHIN.as_secs()
+                )
+            };
+            return Err(Error::new(ErrorCode::Overloaded, text));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_disk(&mut self, message: FromDisk) {
+        match message {
+            FromDisk::Load(block, horizon) => {
+                // It says whose replica this worker is. The node's word may come later.
+                self.adopt_view(horizon.view.clone());
+                #[cfg(feature = "mutations")]
+                let horizon = match self.mutated(crate::mutation::Mutation::RestorePastCut) {
+                    true => Arc::new(horizon.past()),
+                    false => horizon,
+                };
+                self.load(&block, &horizon)
+                    .unwrap_or_else(|error| panic!("a checked frame has records: {error}"));
+                self.effects.push(Effect::Disk(ToDisk::Loaded(self.own.worker)));
+            }
+            FromDisk::LoadEnd => self.on_load_end(),
+            FromDisk::Flushed(bytes) => self.on_flushed(bytes),
+            FromDisk::Checkpoint => {
+                self.hand_over(0);
+                let newest = self.epoch.max(self.redo.restored);
+                self.redo.checkpoint = Some(Walk { newest, ..Walk::default() });
+                let message = ToDisk::Begin(self.own.worker, self.store.used_bytes());
+                self.effects.push(Effect::Disk(message));
+            }
+            FromDisk::Budget(bytes) => self.continue_checkpoint(bytes),
+        }
+    }
+
+    fn on_flushed(&mut self, bytes: u64) {
+        let mut durable = None;
+        while let Some((_, epoch)) = self.redo.unflushed.pop_front_if(|(end, _)| *end <= bytes) {
+            durable = Some(epoch);
+        }
+        let Some(durable) = durable else { return };
+        self.tell_node(Word::Durable(durable));
+        let view = self.view.number;
+        if let Some((copied, epoch)) = self.redo.copied
+            && copied == view
+            && durable >= epoch
+        {
+            self.tell_node(Word::Copied(view, epoch));
+        }
+    }
+
+    /// Takes in the records of its partitions.
+    fn load(&mut self, block: &Arc<[u8]>, horizon: &Horizon) -> Result<(), Malformed> {
+        self.redo.restored = horizon.limit;
+        for record in records(block) {
+            match record? {
+                Record::Commit(commit) => {
+                    if horizon.keeps(commit.version.epoch) && self.is_replica(commit.partition) {
+                        for image in commit.images() {
+                            self.restore(commit.partition, commit.version, &image?);
+                        }
+                    }
+                }
+                Record::Image(partition, version, image) => {
+                    if horizon.keeps(version.epoch) && self.is_replica(partition) {
+                        self.restore(partition, version, &image);
+                    }
+                }
+                Record::Rows(rows) => {
+                    if !self.is_replica(rows.partition) {
+                        continue;
+                    }
+                    for row in rows.rows() {
+                        let row = row?;
+                        if horizon.keeps(row.epoch) {
+                            let version = Version { epoch: row.epoch, number: row.number.into() };
+                            self.restore(rows.partition, version, &row.image());
+                        }
+                    }
+                }
+                Record::Dropped(partition) => {
+                    if self.is_replica(partition) {
+                        self.store.drop_partition(partition);
+                        self.store.free_doomed(usize::MAX);
+                    }
+                }
+                Record::Complete(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_replica(&self, partition: PartitionId) -> bool {
+        self.map.replicas(partition).iter().any(|replica| replica.endpoint == self.own)
+    }
+
+    fn restore(&mut self, partition: PartitionId, version: Version, image: &Image<'_>) {
+        if !self.is_dropped(image.table) {
+            self.store.apply(partition, version, image);
+        }
+    }
+
+    /// All is loaded: from now on it takes part.
+    fn on_load_end(&mut self) {
+        (self.redo.loaded, self.redo.since) = (true, self.now);
+        if self.state.is_none() {
+            return;
+        }
+        // Until now nobody was told that what is here can be written over.
+        let mut words = BTreeMap::new();
+        for number in 0..self.map.partitions() {
+            let partition = PartitionId(number);
+            let Some(primary) = self.map.primary(partition).filter(|primary| *primary != self.own) else {
+                continue;
+            };
+            if self.is_replica(partition) && self.state >= Some(MemberState::Ready) {
+                let word = ReplicaState { open: vec![], decided: vec![], goes_on: false };
+                words.entry(primary).or_insert_with(Vec::new).push((partition, word));
+            }
+        }
+        self.send_replica_states(words);
+        self.try_serve_all();
+        self.continue_copy_in();
+        self.run_tasks();
+    }
+
+    /// Sends some more rows of the checkpoint.
+    fn continue_checkpoint(&mut self, budget: usize) {
+        let Some(mut walk) = self.redo.checkpoint.take() else { return };
+        let mut sent = 0;
+        while sent < budget {
+            if usize::from(walk.partition) == self.partitions.len() {
+                // What it reflects was committed by now.
+                #[cfg_attr(not(feature = "mutations"), expect(unused_mut, reason = "for a deliberate fault"))]
+                let mut newest = self.epoch.max(walk.newest);
+                #[cfg(feature = "mutations")]
+                if self.mutated(crate::mutation::Mutation::CheckpointTooNew) {
+                    newest = Epoch::default();
+                }
+                self.hand_over(0);
+                return self.effects.push(Effect::Disk(ToDisk::End(self.own.worker, newest)));
+            }
+            let partition = PartitionId(walk.partition);
+            let (mut rows, mut out) = (Vec::new(), Vec::new());
+            let (next, _) = self.store.copy_out(partition, walk.cursor, ROWS_BYTES, ROWS_BYTES, &mut rows);
+            match next {
+                Some(cursor) => walk.cursor = cursor,
+                None => (walk.partition, walk.cursor) = (walk.partition + 1, CopyCursor::default()),
+            }
+            if !rows.is_empty() {
+                put_rows(partition, &rows, &mut out);
+                sent += out.len();
+                self.effects.push(Effect::Disk(ToDisk::Rows(self.own.worker, out)));
+            }
+        }
+        self.redo.checkpoint = Some(walk);
+    }
+}
