@@ -30,8 +30,9 @@ struct Writing {
     part: Vec<u8>,
     /// What the worker's rows take, and a bit more.
     bytes: u64,
-    /// What the worker was given to write, and what it should have been given by now.
+    /// What the worker was given to write, what it has sent, and what it should have been given by now.
     given: u64,
+    sent: u64,
     due: u64,
     /// Reflects nothing of a later epoch; known when all rows are there.
     newest: Option<Epoch>,
@@ -83,6 +84,7 @@ impl Disk {
     pub(super) fn checkpoint_rows(&mut self, worker: WorkerId, records: Vec<u8>, effects: &mut Vec<Effect>) {
         let writing = self.checkpoints.writing_of(worker);
         let position = writing.begin.expect("it has begun");
+        writing.sent += records.len() as u64;
         if writing.part.len() + frame_bytes(records.len()) > self.settings.segment_bytes {
             self.write_part(effects);
         }
@@ -154,7 +156,7 @@ impl Disk {
             let unwritten = writing.part.len() + writing.unwritten * self.settings.segment_bytes;
             if writing.begin.is_some()
                 && writing.newest.is_none()
-                && (writing.due > writing.given || congested)
+                && (writing.due > writing.given || (congested && writing.sent >= writing.given))
                 && unwritten < WINDOW_BYTES
             {
                 writing.given += BUDGET_BYTES as u64;
@@ -170,6 +172,7 @@ impl Disk {
                 part: Vec::new(),
                 bytes: 0,
                 given: 0,
+                sent: 0,
                 due: 0,
                 newest: None,
                 unwritten: 0,
