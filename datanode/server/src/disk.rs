@@ -5,8 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::FileExt,
+    io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
 };
@@ -18,8 +17,7 @@ use twofold_datanode::{
 use twofold_proto::{ids::WorkerId, machine::Machine};
 use twofold_runtime::{Clock, thread};
 
-/// Zeros are written in pieces of this many bytes.
-const PIECE: usize = 1 << 20;
+use crate::writer::Writer;
 
 /// Where to say something to the disk.
 #[derive(Clone, Debug)]
@@ -89,8 +87,9 @@ fn run(mut disk: Disk, inputs: &Receiver<Input>, mut carry_out: impl FnMut(Effec
 }
 
 fn carry_out_all(lane: Lane, directory: &Path, requests: &Receiver<Request>, answers: &Sender<Input>) {
+    let mut writer = Writer::new();
     for request in requests {
-        let answer = carry_out(directory, &request).map_err(|(path, error)| Fault {
+        let answer = carry_out(directory, &mut writer, &request).map_err(|(path, error)| Fault {
             full: matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
             text: format!("{}: {error}", path.display()),
         });
@@ -101,7 +100,11 @@ fn carry_out_all(lane: Lane, directory: &Path, requests: &Receiver<Request>, ans
 }
 
 /// Carries out a request, in this directory.
-fn carry_out(directory: &Path, request: &Request) -> Result<Answer, (PathBuf, io::Error)> {
+fn carry_out(
+    directory: &Path,
+    writer: &mut Writer,
+    request: &Request,
+) -> Result<Answer, (PathBuf, io::Error)> {
     let at = |name: &str| directory.join(name);
     let done = |path: PathBuf, result: io::Result<()>| match result {
         Ok(()) => Ok(Answer::Done),
@@ -110,15 +113,14 @@ fn carry_out(directory: &Path, request: &Request) -> Result<Answer, (PathBuf, io
     match request {
         Request::List => list(directory).map(Answer::Files).map_err(|error| (directory.to_path_buf(), error)),
         Request::Read(name) => fs::read(at(name)).map(Answer::Bytes).map_err(|error| (at(name), error)),
-        Request::Create(name, bytes) => done(at(name), create(directory, name, *bytes)),
+        Request::Create(name, bytes) => done(at(name), create(directory, writer, name, *bytes)),
         Request::Write(name, offset, bytes) => {
-            let file = File::options().write(true).open(at(name));
-            done(at(name), file.and_then(|file| file.write_all_at(bytes, *offset as u64)))
+            done(at(name), writer.write_at(&at(name), *offset, &bytes[..]))
         }
         Request::Sync(name) => {
             done(at(name), File::options().write(true).open(at(name)).and_then(|file| file.sync_data()))
         }
-        Request::Replace(name, bytes) => done(at(name), replace(directory, name, bytes)),
+        Request::Replace(name, bytes) => done(at(name), replace(directory, writer, name, bytes)),
         Request::Remove(name) => match fs::remove_file(at(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err((at(name), error)),
             _ => done(directory.to_path_buf(), sync_directory(directory)),
@@ -138,25 +140,15 @@ fn list(directory: &Path) -> io::Result<Vec<(String, u64)>> {
     Ok(files)
 }
 
-fn create(directory: &Path, name: &str, bytes: usize) -> io::Result<()> {
-    let mut file = File::create(directory.join(name))?;
-    let zeros = vec![0; PIECE.min(bytes)];
-    let mut left = bytes;
-    while left > 0 {
-        let piece = &zeros[..left.min(PIECE)];
-        file.write_all(piece)?;
-        left -= piece.len();
-    }
-    file.sync_all()?;
+fn create(directory: &Path, writer: &mut Writer, name: &str, bytes: usize) -> io::Result<()> {
+    writer.create(&directory.join(name), io::repeat(0).take(bytes as u64))?;
     sync_directory(directory)
 }
 
 /// A new file is written and flushed, then it takes the old one's name.
-fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn replace(directory: &Path, writer: &mut Writer, name: &str, bytes: &[u8]) -> io::Result<()> {
     let new = directory.join(format!("{name}.new"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    writer.create(&new, bytes)?;
     fs::rename(&new, directory.join(name))?;
     sync_directory(directory)
 }
@@ -170,35 +162,35 @@ mod tests {
     use super::*;
 
     fn done(directory: &Path, request: Request) {
-        assert_eq!(carry_out(directory, &request).unwrap(), Answer::Done, "{request:?}");
+        assert_eq!(carry_out(directory, &mut Writer::new(), &request).unwrap(), Answer::Done, "{request:?}");
     }
 
     #[test]
     fn requests_are_carried_out() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = folder.path();
+        let (directory, writer) = (folder.path(), &mut Writer::new());
         let (a, b) = ("a".to_string(), "b".to_string());
-        done(directory, Request::Create(a.clone(), 3 * PIECE + 5));
-        done(directory, Request::Write(a.clone(), PIECE, b"bytes".to_vec()));
+        done(directory, Request::Create(a.clone(), 3000));
+        done(directory, Request::Write(a.clone(), 1024, b"bytes".to_vec()));
         done(directory, Request::Sync(a.clone()));
         done(directory, Request::Replace(b.clone(), b"first".to_vec()));
         done(directory, Request::Replace(b.clone(), b"second".to_vec()));
-        let Ok(Answer::Bytes(bytes)) = carry_out(directory, &Request::Read(a.clone())) else {
+        let Ok(Answer::Bytes(bytes)) = carry_out(directory, writer, &Request::Read(a.clone())) else {
             panic!("it is there")
         };
-        assert_eq!((bytes.len(), &bytes[PIECE..PIECE + 5]), (3 * PIECE + 5, &b"bytes"[..]));
+        assert_eq!((bytes.len(), &bytes[1024..1029]), (3000, &b"bytes"[..]));
         assert_eq!(
-            carry_out(directory, &Request::Read(b.clone())).unwrap(),
+            carry_out(directory, writer, &Request::Read(b.clone())).unwrap(),
             Answer::Bytes(b"second".to_vec())
         );
-        let Ok(Answer::Files(mut files)) = carry_out(directory, &Request::List) else {
+        let Ok(Answer::Files(mut files)) = carry_out(directory, writer, &Request::List) else {
             panic!("it is there")
         };
         files.sort();
-        assert_eq!(files, [(a.clone(), 3 * PIECE as u64 + 5), (b.clone(), 6)]);
+        assert_eq!(files, [(a.clone(), 3000), (b.clone(), 6)]);
         done(directory, Request::Remove(a.clone()));
         done(directory, Request::Remove(a.clone()));
-        let (path, error) = carry_out(directory, &Request::Sync(a)).unwrap_err();
+        let (path, error) = carry_out(directory, writer, &Request::Sync(a)).unwrap_err();
         assert_eq!((path, error.kind()), (directory.join("a"), ErrorKind::NotFound));
     }
 }

@@ -6,6 +6,7 @@ mod arguments;
 mod directory;
 mod disk;
 mod node;
+mod writer;
 
 use std::process::ExitCode;
 
