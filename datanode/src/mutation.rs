@@ -46,8 +46,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    /// All that a hundred seeds find. Not among them, as they show with some hundred seeds only: a checkpoint that is too new,
-    /// and a node that is `up` before it is durable.
+    /// All of them.
     pub const ALL: &[Mutation] = &[
         Mutation::IgnoreLease,
         Mutation::SkipFence,
@@ -65,5 +64,7 @@ impl Mutation {
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,
         Mutation::RestorePastCut,
+        Mutation::CheckpointTooNew,
+        Mutation::UpBeforeDurable,
     ];
 }

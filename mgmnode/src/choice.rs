@@ -194,10 +194,8 @@ impl Choice<'_> {
     }
 
     fn next_members(&self) -> Option<Vec<Member>> {
-        if self.groups().any(|group| self.shuts_down(group)) {
-            return self.groups().any(|group| self.has_ended(group)).then(Vec::new);
-        }
-        let Some(mut next) = self.survivors() else {
+        let shuts_down = self.groups().any(|group| self.shuts_down(group));
+        let Some(mut next) = self.survivors().filter(|_| !shuts_down) else {
             return self.groups().any(|group| self.has_ended(group)).then(Vec::new);
         };
         self.let_go(&mut next);
@@ -231,9 +229,7 @@ impl Choice<'_> {
     }
 
     fn up_members(&self, group: GroupId) -> impl Iterator<Item = &Member> {
-        let in_group =
-            move |member: &&Member| member.state == MemberState::Up && self.group_of(member.node) == group;
-        self.view.members.iter().filter(in_group)
+        self.view.up_members().filter(move |member| self.group_of(member.node) == group)
     }
 
     /// Whether another life of the member reports.

@@ -35,7 +35,7 @@ impl Membership {
         config: &ClusterConfig,
     ) -> Membership {
         assert!(view.members.iter().all(|member| config.group_of(member.node).is_some()));
-        let up = view.members.iter().filter(|member| member.state == MemberState::Up).copied();
+        let up = view.up_members().copied();
         let (settled, up_before) = (settled.into_iter().collect(), up.collect());
         let mut membership = Membership { view, settled, up_before, ..Membership::default() };
         for life in dropped {
@@ -93,7 +93,7 @@ impl Membership {
             }
         }
         if !view.members.is_empty() {
-            let up = view.members.iter().filter(|member| member.state == MemberState::Up);
+            let up = view.up_members();
             self.up_before = up.copied().collect();
         }
         self.view = view;

@@ -991,6 +991,8 @@ pub struct EpochOrd {
     pub durable: Epoch,
     /// Whether some disk cannot keep up: writes are to be refused.
     pub congested: bool,
+    /// Whether it is the last: nobody serves any more, and no epoch follows.
+    pub last: bool,
     /// Cluster time.
     pub time: ClusterTime,
 }
@@ -1006,6 +1008,8 @@ pub struct EpochDoneRep {
     pub durable: Epoch,
     /// Whether its disk cannot keep up.
     pub congested: bool,
+    /// Whether its workers have stopped serving for good: it ends once what it has is durable.
+    pub stopped: bool,
 }
 
 /// What a data node knows, for the leader's decisions. Sent every `heartbeat_ms` and when something changed.

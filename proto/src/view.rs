@@ -172,9 +172,14 @@ impl View {
             && self.cuts.is_sorted_by(|one, other| one.restart < other.restart)
     }
 
+    /// The members that are `up`, by id.
+    pub fn up_members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.state == MemberState::Up)
+    }
+
     /// The data node that drives epochs: the lowest `up` id.
     pub fn president(&self) -> Option<NodeId> {
-        self.members.iter().find(|member| member.state == MemberState::Up).map(|member| member.node)
+        self.up_members().next().map(|member| member.node)
     }
 }
 

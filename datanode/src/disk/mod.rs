@@ -25,7 +25,7 @@ pub mod simulated;
 use std::{collections::VecDeque, sync::Arc};
 
 use twofold_proto::{
-    ids::{Epoch, Incarnation, NodeId, ViewNumber, WorkerId},
+    ids::{Epoch, Incarnation, NodeId, WorkerId},
     machine::Machine,
     message::Catalog,
     time::{Duration, Time},
@@ -132,14 +132,13 @@ impl Horizon {
 pub enum ToDisk {
     /// The node, once it was told what was found: what of it is to be loaded. `None`: all of it goes.
     Restore(Option<Horizon>),
-    /// The node has adopted these. To be answered with [`Word::Remembered`].
+    /// The node has adopted these, and what stands on disk is this life's: all that it has to hold was loaded or copied, and is
+    /// flushed. To be answered with [`Word::Remembered`].
     Remember {
         /// The view.
         view: Arc<View>,
         /// The catalog.
         catalog: Arc<Catalog>,
-        /// Whether what stands on disk is this life's now: all that it has to hold was loaded or copied, and is flushed.
-        whole: bool,
     },
     /// The node: epochs up to this one are on the disks of all nodes that count.
     Durable(Epoch),
@@ -201,8 +200,8 @@ pub enum Word {
     Damaged(String),
     /// All is loaded, or removed: redo is written from now on.
     Restored,
-    /// The manifest of this view is on disk, and says whose it is.
-    Remembered(ViewNumber, Incarnation),
+    /// The manifest is on disk, and says whose it is.
+    Remembered(Incarnation),
     /// Whether redo takes about as much room as it may, or grows faster than it can be written.
     Congested(bool),
     /// Nothing more can be written.
@@ -259,8 +258,8 @@ enum Purpose {
     Flush(bool),
     Segment(u64),
     Part,
-    /// Of this view and life; then these files go.
-    Manifest(ViewNumber, Incarnation, Vec<String>),
+    /// Of this life; then these files go.
+    Manifest(Incarnation, Vec<String>),
     Remove,
 }
 
@@ -351,8 +350,8 @@ impl Disk {
             Purpose::Flush(last) if last => self.on_flushed(effects),
             Purpose::Segment(number) => self.log.spare.push_back(number),
             Purpose::Part => self.on_part_written(),
-            Purpose::Manifest(view, life, unneeded) => {
-                effects.push(Effect::Node(Word::Remembered(view, life)));
+            Purpose::Manifest(life, unneeded) => {
+                effects.push(Effect::Node(Word::Remembered(life)));
                 for file in unneeded {
                     self.request(Lane::Background, Purpose::Remove, Request::Remove(file), effects);
                 }
@@ -389,7 +388,7 @@ impl Disk {
             let request = Request::Replace(MANIFEST.into(), self.manifest.encode());
             let mut unneeded = std::mem::take(&mut self.unneeded);
             unneeded.extend(self.take_unneeded());
-            let purpose = Purpose::Manifest(self.manifest.view.number, self.manifest.life, unneeded);
+            let purpose = Purpose::Manifest(self.manifest.life, unneeded);
             self.request(Lane::Background, purpose, request, effects);
         }
     }
@@ -400,9 +399,9 @@ impl Disk {
         }
         match message {
             ToDisk::Restore(horizon) => self.restore(horizon, effects),
-            ToDisk::Remember { view, catalog, whole } => {
+            ToDisk::Remember { view, catalog } => {
                 (self.manifest.view, self.manifest.catalog) = ((*view).clone(), (*catalog).clone());
-                if whole && self.manifest.life != self.settings.life {
+                if self.manifest.life != self.settings.life {
                     self.manifest.life = self.settings.life;
                     self.checkpoints.granted = self.redo_bytes();
                 }

@@ -163,7 +163,7 @@ impl Tested {
         self.tell(ToDisk::Restore(horizon));
         self.io_all();
         assert_eq!(self.words, [Word::Restored]);
-        let remember = ToDisk::Remember { view: Arc::default(), catalog: Arc::default(), whole: true };
+        let remember = ToDisk::Remember { view: Arc::default(), catalog: Arc::default() };
         self.tell(remember);
         self.io_all();
     }

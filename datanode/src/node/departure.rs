@@ -29,8 +29,8 @@ pub(super) enum Stage {
     Leaving { until: Time, exit: Exit },
     /// The workers are told that there is no lease, and then asked this. `flush`: nobody else stays to keep what it has.
     Quiescing { question: u64, flush: bool, until: Time, exit: Exit },
-    /// It waits until all up to this epoch is on disk.
-    Flushing { epoch: Epoch, until: Time, exit: Exit },
+    /// It waits until all that was committed is on disk: anywhere if all others stop as well, from `alone` on up to this epoch.
+    Flushing { epoch: Epoch, alone: Time, durable: Epoch, until: Time, exit: Exit },
     /// The goodbye is in these frames of these links.
     Parting { awaited: Vec<(LinkId, u64)>, until: Time, exit: Exit },
     /// [`Effect::Exit`] was emitted.
@@ -41,6 +41,11 @@ impl Stage {
     /// Whether its workers may have a lease.
     pub(super) fn serves(&self) -> bool {
         matches!(self, Stage::Running | Stage::Leaving { .. })
+    }
+
+    /// Whether its workers have said that they serve no more.
+    pub(super) fn has_stopped(&self) -> bool {
+        matches!(self, Stage::Flushing { .. } | Stage::Parting { .. } | Stage::Ended)
     }
 
     /// When it is over at the latest.
@@ -155,19 +160,32 @@ impl Node {
                 let exit = exit.clone();
                 if self.workers.all_answered(*question) {
                     let is_up = self.state() == Some(MemberState::Up);
-                    let until = match *flush && is_up && self.storage.is_writing() {
-                        true => now + self.config.failure() * 10,
-                        false => now,
+                    let (alone, until) = match *flush && is_up && self.storage.is_writing() {
+                        true => (now + self.config.failure(), now + self.config.failure() * 10),
+                        false => (now, now),
                     };
-                    self.stage = Stage::Flushing { epoch: self.epochs.epoch, until, exit };
+                    let super::epochs::Epochs { epoch, durable, .. } = self.epochs;
+                    self.stage = Stage::Flushing { epoch, alone, durable, until, exit };
+                    self.news = true;
                     self.go_on_leaving(now, effects);
                 } else if now >= *until {
                     // Without a goodbye: a worker may think that it serves.
                     self.exit(exit, effects);
                 }
             }
-            Stage::Flushing { epoch, until, exit } => {
-                if self.epochs.durable >= *epoch || now >= *until {
+            Stage::Flushing { epoch, alone, durable, exit, .. } if self.epochs.durable > *durable => {
+                // A slow disk is waited for, one that does nothing is not.
+                let until = now + self.config.failure() * 10;
+                let (epoch, alone, exit) = (*epoch, *alone, exit.clone());
+                self.stage = Stage::Flushing { epoch, alone, durable: self.epochs.durable, until, exit };
+                self.go_on_leaving(now, effects);
+            }
+            Stage::Flushing { epoch, alone, until, exit, .. } => {
+                let is_durable = match self.epochs.last {
+                    true => self.epochs.durable.next() >= self.epochs.epoch,
+                    false => now >= *alone && self.epochs.durable >= *epoch,
+                };
+                if is_durable || now >= *until {
                     let exit = exit.clone();
                     let awaited = self.say_goodbye();
                     self.stage = Stage::Parting { awaited, until: now + self.config.failure(), exit };

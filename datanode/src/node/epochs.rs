@@ -1,6 +1,6 @@
 //! Epochs, and cluster time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twofold_proto::{
     ids::{Epoch, NodeId, ViewNumber},
@@ -34,6 +34,10 @@ pub(super) struct Epochs {
     done: BTreeMap<NodeId, Epoch>,
     /// As president: what the others have on disk, and whether that keeps up.
     on_disk: BTreeMap<NodeId, (Epoch, bool)>,
+    /// As president: whose workers serve no more.
+    stopped: BTreeSet<NodeId>,
+    /// Whether no epoch follows this one.
+    pub(super) last: bool,
     /// As president: when the epoch ends.
     pub(super) due: Option<Time>,
     /// Whether an epoch has ended in this turn: then everything that waits leaves with it.
@@ -51,6 +55,8 @@ impl Epochs {
     pub(super) fn begin_view(&mut self) {
         self.done.clear();
         self.on_disk.clear();
+        self.stopped.clear();
+        self.last = false;
     }
 
     pub(super) fn set_wall_clock(&mut self, now: Time, millis: u64) {
@@ -67,8 +73,7 @@ impl Epochs {
     /// The newest epoch that is complete by what the `up` members say. The others coordinate nothing and are
     /// primary of nothing, so they are done with everything.
     fn completed(&self, view: &View) -> Option<Epoch> {
-        let up = view.members.iter().filter(|member| member.state == MemberState::Up);
-        up.map(|member| self.done.get(&member.node).copied()).min().flatten()
+        view.up_members().map(|member| self.done.get(&member.node).copied()).min().flatten()
     }
 
     /// The newest epoch that is on the disks of all members that count: a `ready` one may be the only one that is left soon.
@@ -134,12 +139,15 @@ impl Node {
         }
         let complete = self.epochs.completed(&self.view).unwrap_or_default();
         self.epochs.complete = self.epochs.complete.max(complete);
-        let first = Epoch::new(self.view.restart, 0);
-        self.epochs.epoch = self.epochs.epoch.max(first).next();
+        if !self.epochs.last {
+            let first = Epoch::new(self.view.restart, 0);
+            self.epochs.epoch = self.epochs.epoch.max(first).next();
+            self.epochs.last = self.have_all_stopped();
+        }
         let time = self.epochs.next_time(now);
         self.epochs.stamp(now, time);
-        let Epochs { epoch, complete, durable, congested, .. } = self.epochs;
-        let order = EpochOrd { view: self.view.number, epoch, complete, durable, congested, time };
+        let Epochs { epoch, complete, durable, congested, last, .. } = self.epochs;
+        let order = EpochOrd { view: self.view.number, epoch, complete, durable, congested, last, time };
         for id in self.peers.values().filter_map(|peer| peer.link).collect::<Vec<_>>() {
             if let Some(link) = self.line(id) {
                 link.send_control(Kind::EpochOrd, &order);
@@ -152,6 +160,13 @@ impl Node {
     fn has_heard_all(&self) -> bool {
         let others = self.peers.iter().filter(|(life, _)| self.view.is_up(life.node));
         others.into_iter().all(|(_, peer)| peer.view >= self.view.number)
+    }
+
+    /// As president: whether the workers of all `up` members serve no more. A cluster that is stopped ends with one epoch:
+    /// else some would have one more on disk than others, who would have to copy at the next start.
+    fn have_all_stopped(&self) -> bool {
+        let has_stopped = |node| node == self.life.node || self.epochs.stopped.contains(&node);
+        self.stage.has_stopped() && self.view.up_members().all(|member| has_stopped(member.node))
     }
 
     /// An epoch has begun: tells the workers. From now on this node is level, and may get a lease.
@@ -172,7 +187,7 @@ impl Node {
         self.epochs.see(order.epoch);
         self.epochs.complete = self.epochs.complete.max(order.complete);
         self.epochs.durable = self.epochs.durable.max(order.durable);
-        self.epochs.congested = order.congested;
+        (self.epochs.congested, self.epochs.last) = (order.congested, order.last);
         self.epochs.stamp(now, order.time);
         self.level = self.state() == Some(MemberState::Up);
         self.pass_epoch(now, effects);
@@ -185,7 +200,8 @@ impl Node {
     pub(super) fn send_done(&mut self) {
         let Some(epoch) = self.workers.done() else { return };
         let (durable, congested) = (self.own_durable(), self.storage.is_congested());
-        let report = EpochDoneRep { view: self.view.number, epoch, durable, congested };
+        let stopped = self.stage.has_stopped();
+        let report = EpochDoneRep { view: self.view.number, epoch, durable, congested, stopped };
         if self.is_president() || self.epochs.told == Some(report) {
             return;
         }
@@ -204,6 +220,9 @@ impl Node {
         if report.view == self.view.number && self.is_president() {
             self.epochs.is_done(from.node, report.epoch);
             self.epochs.on_disk.insert(from.node, (report.durable, report.congested));
+            if report.stopped {
+                self.epochs.stopped.insert(from.node);
+            }
         }
     }
 }

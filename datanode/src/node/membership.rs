@@ -198,7 +198,7 @@ impl Node {
         let patience = self.config.failure() * 2;
         let own = self.config.group_of(self.life.node);
         let mut heard = vec![false; self.config.groups()];
-        for member in self.view.members.iter().filter(|member| member.state == MemberState::Up) {
+        for member in self.view.up_members() {
             let Some(group) = self.config.group_of(member.node) else { continue };
             heard[usize::from(group.0)] |= Some(group) == own
                 || self
@@ -274,9 +274,11 @@ impl Node {
 
     /// Reports to one that has just been connected.
     pub(super) fn report_to(&mut self, now: Time, id: LinkId) {
-        let is_open = self.storage.is_open();
+        if !self.storage.is_open() {
+            return;
+        }
         let report = self.report(now);
-        if let Some(link) = self.line(id).filter(|_| is_open) {
+        if let Some(link) = self.line(id) {
             link.send_control(Kind::ReportOrd, &report);
         }
     }

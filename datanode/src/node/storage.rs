@@ -6,9 +6,10 @@ use super::{Effect, Event, Node, departure::Exit};
 use crate::disk::{Found, Horizon, ToDisk, Word};
 
 /// How far the disk is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Stage {
     /// What stands there is being looked through. Until then the node reports to nobody.
+    #[default]
     Opening,
     /// This was found.
     Found(Option<Found>),
@@ -22,7 +23,7 @@ enum Stage {
 }
 
 /// The disk, as the node knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Storage {
     stage: Stage,
     /// The manifest says that what stands on disk is this life's, and whole.
@@ -32,18 +33,6 @@ pub(super) struct Storage {
     congested: bool,
     /// What was copied is of this epoch at the latest: an older state of the cluster is not here.
     oldest: Epoch,
-}
-
-impl Default for Storage {
-    fn default() -> Storage {
-        Storage {
-            stage: Stage::Opening,
-            whole: false,
-            asked: false,
-            congested: false,
-            oldest: Epoch::default(),
-        }
-    }
 }
 
 impl Storage {
@@ -96,7 +85,7 @@ impl Node {
                 self.storage.stage = Stage::Running;
                 self.remember(effects);
             }
-            Word::Remembered(_, life) => {
+            Word::Remembered(life) => {
                 self.storage.whole |= life == self.life.incarnation;
                 self.refresh_lease(now, effects);
             }
@@ -128,15 +117,15 @@ impl Node {
         effects.push(Effect::Disk(ToDisk::Restore(horizon)));
     }
 
-    /// Has the disk remember what was adopted, and whether what it has is whole.
+    /// Has the disk remember what was adopted, once what it has is whole.
     pub(super) fn remember(&mut self, effects: &mut Vec<Effect>) {
         let whole = self.state() == Some(MemberState::Up) || self.workers.all_copied();
-        if !matches!(self.storage.stage, Stage::Running) || !(whole || self.storage.asked) {
+        if !self.storage.is_writing() || !(whole || self.storage.asked) {
             return;
         }
         self.storage.asked = true;
         let (view, catalog) = (self.view.clone(), self.catalog.clone().unwrap_or_default());
-        effects.push(Effect::Disk(ToDisk::Remember { view, catalog, whole: true }));
+        effects.push(Effect::Disk(ToDisk::Remember { view, catalog }));
     }
 
     /// A worker has copied everything: once all have, the disk is to say so.
@@ -164,7 +153,7 @@ impl Node {
     /// Tells the disk what is durable in the cluster, as far as it is here.
     pub(super) fn tell_durable(&self, effects: &mut Vec<Effect>) {
         let durable = self.epochs.durable.min(self.workers.durable());
-        if matches!(self.storage.stage, Stage::Running) && durable > Epoch::default() {
+        if self.storage.is_writing() && durable > Epoch::default() {
             effects.push(Effect::Disk(ToDisk::Durable(durable)));
         }
     }

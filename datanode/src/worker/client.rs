@@ -221,7 +221,7 @@ impl Worker {
         }
         let partition = operation.hash.partition(self.config.partitions);
         let checked = self.check_serving(partition).and_then(|()| self.check_load(client));
-        if let Err(error) = checked.and_then(|()| self.check_outcomes()) {
+        if let Err(error) = checked.and_then(|()| self.check_writes()) {
             self.refuse_operation(client, request, &error);
             return Ok(());
         }

@@ -107,7 +107,7 @@ impl Worker {
         self.counters.statements += 1;
         let now = self.now;
         if request.has(BEGIN) && !self.coordinated.contains_key(&id) && !self.disowned.contains(id) {
-            if let Err(error) = self.check_load(client).and_then(|()| self.check_outcomes()) {
+            if let Err(error) = self.check_load(client).and_then(|()| self.check_writes()) {
                 self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
                 return Ok(());
             }

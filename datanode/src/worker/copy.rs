@@ -136,7 +136,7 @@ impl Worker {
         let mut left = false;
         for number in 0..self.map.partitions() {
             let partition = PartitionId(number);
-            if !self.map.replicas(partition).iter().any(|replica| replica.endpoint == self.own) {
+            if !self.is_replica(partition) {
                 continue;
             }
             let state = &self.partitions[usize::from(number)];

@@ -367,9 +367,10 @@ impl Worker {
         self.complete
     }
 
-    /// Whether nothing is under way: no transaction, write set, question, copy. For the simulator.
+    /// Whether nothing is under way: no loading, transaction, write set, question, copy. For the simulator.
     pub fn is_idle(&self) -> bool {
-        self.locals.is_empty()
+        self.redo.loaded
+            && self.locals.is_empty()
             && self.write_sets.is_empty()
             && self.coordinated.is_empty()
             && self.copies.is_empty()

@@ -287,7 +287,6 @@ pub(super) struct Doubt {
 impl Worker {
     /// Whether the outcomes of more commits can be kept.
     pub(super) fn check_outcomes(&self) -> Result<(), Error> {
-        self.check_disk()?;
         let kept = self.outcomes.len();
         if kept < OUTCOMES_MAX {
             return Ok(());

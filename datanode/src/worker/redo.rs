@@ -26,8 +26,11 @@ use crate::{
 
 /// Bytes of records that are handed over at a time; one record may be longer.
 const HANDED_BYTES: usize = 256 << 10;
-/// For how long commits may pile up that are on no disk: so much is lost at most when all nodes fail at once.
+/// How long ago what is on no disk yet may have been committed: so much is lost at most when all nodes fail at once.
 const DURABLE_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is noted when an epoch began, and how often at most while none becomes durable.
+const NOTED_EVERY: Duration = Duration::from_millis(100);
+const NOTED_MAX: usize = 32;
 /// Bytes of rows in a record of a checkpoint, but for the last row.
 const ROWS_BYTES: usize = 64 << 10;
 
@@ -48,9 +51,9 @@ pub(super) struct Redo {
     /// Syncing: under this view all is copied, by this epoch; reported once that is flushed.
     copied: Option<(ViewNumber, Epoch)>,
     checkpoint: Option<Walk>,
-    /// The newest epoch that is on the disks of all nodes, and since when no later one is.
+    /// The newest epoch that is on the disks of all nodes, and when some later ones began, the oldest first.
     durable: Epoch,
-    since: Time,
+    begun: VecDeque<(Epoch, Time)>,
     congested: bool,
 }
 
@@ -122,40 +125,40 @@ impl Worker {
     /// Syncing: all is copied from the primaries of this view.
     pub(super) fn all_copied(&mut self) {
         if self.redo.copied.is_none_or(|(view, _)| view != self.view.number) {
-            #[cfg_attr(not(feature = "mutations"), expect(unused_mut, reason = "for a deliberate fault"))]
-            let mut epoch = self.epoch;
+            let epoch = self.epoch;
             #[cfg(feature = "mutations")]
-            if self.mutated(crate::mutation::Mutation::UpBeforeDurable) {
-                epoch = Epoch::default();
-            }
+            let epoch = match self.mutated(crate::mutation::Mutation::UpBeforeDurable) {
+                true => Epoch::default(),
+                false => epoch,
+            };
             self.redo.copied = Some((self.view.number, epoch));
         }
     }
 
     /// The president's word on the disks.
     pub(super) fn written(&mut self, durable: Epoch, congested: bool) {
-        if durable > self.redo.durable {
-            (self.redo.durable, self.redo.since) = (durable, self.now);
+        let redo = &mut self.redo;
+        (redo.durable, redo.congested) = (durable, congested);
+        while redo.begun.pop_front_if(|(epoch, _)| *epoch <= durable).is_some() {}
+        if redo.begun.len() < NOTED_MAX
+            && redo.begun.back().is_none_or(|(_, at)| self.now.since(*at) >= NOTED_EVERY)
+        {
+            redo.begun.push_back((self.epoch, self.now));
         }
-        self.redo.congested = congested;
     }
 
-    /// Whether what is written now will be on disk before long.
-    pub(super) fn check_disk(&self) -> Result<(), Error> {
-        let Redo { durable, since, congested, .. } = self.redo;
-        let late = self.now.since(since) > DURABLE_WITHIN;
-        if congested || late {
-            let text = if congested {
-                "the disk of some node cannot keep up".into()
-            } else {
-                format!(
-                    "nothing after epoch {durable} could be written to disk for {} s",
-                    DURABLE_WITHIN.as_secs()
-                )
-            };
-            return Err(Error::new(ErrorCode::Overloaded, text));
-        }
-        Ok(())
+    /// Whether more can be committed: the outcomes be kept, and what is written be on disk before long.
+    pub(super) fn check_writes(&self) -> Result<(), Error> {
+        let Redo { durable, begun, congested, .. } = &self.redo;
+        let text = if *congested {
+            "the disk of some node cannot keep up".into()
+        } else if begun.front().is_some_and(|(_, at)| self.now.since(*at) > DURABLE_WITHIN) {
+            let seconds = DURABLE_WITHIN.as_secs();
+            format!("what was committed after epoch {durable}, {seconds} s ago, is not on all disks yet")
+        } else {
+            return self.check_outcomes();
+        };
+        Err(Error::new(ErrorCode::Overloaded, text))
     }
 
     pub(super) fn on_disk(&mut self, message: FromDisk) {
@@ -242,7 +245,7 @@ impl Worker {
         Ok(())
     }
 
-    fn is_replica(&self, partition: PartitionId) -> bool {
+    pub(super) fn is_replica(&self, partition: PartitionId) -> bool {
         self.map.replicas(partition).iter().any(|replica| replica.endpoint == self.own)
     }
 
@@ -254,7 +257,8 @@ impl Worker {
 
     /// All is loaded: from now on it takes part.
     fn on_load_end(&mut self) {
-        (self.redo.loaded, self.redo.since) = (true, self.now);
+        self.redo.loaded = true;
+        self.redo.begun.push_back((self.epoch, self.now));
         if self.state.is_none() {
             return;
         }
@@ -283,12 +287,12 @@ impl Worker {
         while sent < budget {
             if usize::from(walk.partition) == self.partitions.len() {
                 // What it reflects was committed by now.
-                #[cfg_attr(not(feature = "mutations"), expect(unused_mut, reason = "for a deliberate fault"))]
-                let mut newest = self.epoch.max(walk.newest);
+                let newest = self.epoch.max(walk.newest);
                 #[cfg(feature = "mutations")]
-                if self.mutated(crate::mutation::Mutation::CheckpointTooNew) {
-                    newest = Epoch::default();
-                }
+                let newest = match self.mutated(crate::mutation::Mutation::CheckpointTooNew) {
+                    true => Epoch::default(),
+                    false => newest,
+                };
                 self.hand_over(0);
                 return self.effects.push(Effect::Disk(ToDisk::End(self.own.worker, newest)));
             }

@@ -155,12 +155,11 @@ impl Worker {
             let before = std::mem::replace(&mut self.partition(partition).primary, primary);
             // The life counts too: a primary that came back under its id is another.
             let same_life = before.is_none_or(|before| before == self.own || self.is_same_life(before.node));
-            let is_replica = self.map.replicas(partition).iter().any(|replica| replica.endpoint == self.own);
             let moved = before != primary || !same_life;
             if moved {
                 changed.insert(partition);
             }
-            if !is_replica {
+            if !self.is_replica(partition) {
                 continue;
             }
             self.update_replicas(partition);

@@ -8,7 +8,6 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     message::{Life, ReportOrd},
     time::{Duration, Time},
-    view::MemberState,
 };
 
 use super::{Effect, ManagementNode};
@@ -90,7 +89,7 @@ impl ManagementNode {
         if view.members.is_empty() {
             return not_yet("the data nodes have not formed a view yet".into());
         }
-        let up = view.members.iter().filter(|member| member.state == MemberState::Up);
+        let up = view.up_members();
         let mut lives = up.map(|member| Life { node: member.node, incarnation: member.incarnation });
         let silent = lives.find(|life| !self.reporters.contains_key(life))?;
         not_yet(format!("node {} has not reported to this leader yet", silent.node))

@@ -161,7 +161,7 @@ impl ManagementNode {
             return;
         }
         let behind = self.is_behind();
-        let up = self.register.view().members.iter().filter(|member| member.state == MemberState::Up);
+        let up = self.register.view().up_members();
         let known = up.map(|member| {
             let life = Life { node: member.node, incarnation: member.incarnation };
             self.reporters.get(&life).map_or(0, |reporter| reporter.report.catalog)

@@ -45,6 +45,8 @@ pub struct Faults {
     pub lost_at: Option<Time>,
     /// How often that was.
     pub losses: u64,
+    /// The cluster was asked to end as a whole, in order, and is not back.
+    pub stopped: bool,
 }
 
 /// The newest view that any management node or data node knows.
@@ -54,6 +56,18 @@ pub fn newest_view(world: &World) -> View {
     let nodes = world.processes().iter().filter_map(Process::node_machine);
     let all = of_register.chain(nodes.map(|node| (**node.view()).clone()));
     all.max_by_key(|view| view.number).unwrap_or_default()
+}
+
+/// Whether all data nodes run, are `up`, and know it.
+pub fn are_all_up(world: &World) -> bool {
+    let view = newest_view(world);
+    world.places(Kind::Data).into_iter().map(|place| &world.processes()[place]).all(|process| {
+        process.state == State::Running
+            && view.is_up(process.node)
+            && view.contains(process.node, process.incarnation)
+            && process.node_machine().is_some_and(|node| node.view().number == view.number)
+            && process.worker_machines().all(|worker| worker.view().number == view.number)
+    })
 }
 
 /// How often members of a group all die at once, in a run: after each there are some outcomes that nobody ever learns.
@@ -72,6 +86,7 @@ impl Faults {
             clocks_set: 0,
             lost_at: None,
             losses: 0,
+            stopped: false,
         }
     }
 
@@ -83,15 +98,19 @@ impl Faults {
     /// Makes one, if one is possible now.
     pub fn strike(&mut self, world: &mut World) {
         self.tried += 1;
+        if self.stopped {
+            return;
+        }
         let choice = self.random.below(100);
         let name = match self.profile {
             Profile::Calm => None,
             Profile::Loss if choice < 52 && self.losses == LOSSES_MAX => self.kill_data(world),
             // Most often the cluster has come back from the last one.
-            Profile::Loss if !self.random.one_in(8) && !Faults::all_serve(world) => None,
+            Profile::Loss if !self.random.one_in(8) && !are_all_up(world) => None,
             Profile::Loss => match choice {
-                0..25 => self.lose_group(world),
-                25..45 => self.lose_all(world),
+                0..20 => self.lose_group(world),
+                20..30 => self.stop_all(world),
+                30..45 => self.lose_all(world),
                 45..52 => self.lose_power(world),
                 52..72 => self.kill_data(world),
                 72..80 => self.kill_joining(world),
@@ -148,17 +167,6 @@ impl Faults {
         if let Some(name) = name {
             *self.happened.entry(name).or_default() += 1;
         }
-    }
-
-    /// Whether all data nodes are `up`, and know it.
-    fn all_serve(world: &World) -> bool {
-        let view = newest_view(world);
-        world.places(Kind::Data).into_iter().all(|place| {
-            let process = &world.processes()[place];
-            view.is_up(process.node)
-                && view.contains(process.node, process.incarnation)
-                && process.node_machine().is_some_and(|node| node.view().number == view.number)
-        })
     }
 
     fn is_in_peace(&self, world: &World, host: usize) -> bool {
@@ -501,6 +509,27 @@ impl Faults {
             world.places(kind).into_iter().for_each(|place| world.kill(place, true));
         }
         Some("power is lost")
+    }
+
+    /// All data nodes are asked to end at about the same time, while all is well: nothing may be lost, and nobody has to copy.
+    fn stop_all(&mut self, world: &mut World) -> Option<&'static str> {
+        let places = world.places(Kind::Data);
+        let management = world.places(Kind::Management);
+        let is_well =
+            |&place: &usize| world.processes()[place].state == State::Running && !world.is_armed(place);
+        let leads = |&place: &usize| {
+            world.processes()[place].management_machine().is_some_and(ManagementNode::is_leading)
+        };
+        if !are_all_up(world)
+            || !places.iter().chain(&management).all(is_well)
+            || !management.iter().any(leads)
+        {
+            return None;
+        }
+        self.stopped = true;
+        self.losses += 1;
+        places.into_iter().for_each(|place| world.stop(place));
+        Some("cluster is stopped")
     }
 
     fn note_loss(&mut self, world: &World) {

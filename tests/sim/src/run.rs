@@ -18,7 +18,6 @@ use twofold_proto::{
     schema::Schema,
     time::{Duration, Time},
     value::Value,
-    view::View,
 };
 
 use crate::{
@@ -26,11 +25,11 @@ use crate::{
         self, Violation,
         replicas::{Replicas, RowSummary},
     },
-    fault::{Faults, newest_view},
+    fault::{Faults, are_all_up, newest_view},
     history::SystemRestart,
     inquiry::{self, Inquiry},
     scenario::{FAULTS_MIN, Scenario, TRANSACTIONS_MIN},
-    workload::{Context, Rows, Step, Workload, rows},
+    workload::{Context, Rows, Step, WINDOW, Workload, rows},
     world::{
         Output, World,
         process::{Kind, Process, State},
@@ -242,8 +241,18 @@ impl Run<'_> {
         let now = self.world.now();
         let cut = view.cuts.last().map(|cut| cut.epoch).unwrap_or_default();
         // Two losses may make one restart, and one loss two.
-        let crashed = self.faults.lost_at.take().unwrap_or(self.crashed);
+        let mut crashed = self.faults.lost_at.take().unwrap_or(self.crashed);
         self.crashed = crashed;
+        if std::mem::take(&mut self.faults.stopped) {
+            let up = view.up_members().count();
+            assert_eq!(
+                up,
+                self.scenario.workers.len(),
+                "after a stop of the cluster each node has all: {view:?}"
+            );
+            // Nothing may be lost, however late it was answered.
+            crashed = now + WINDOW * 2;
+        }
         let restart = SystemRestart { crashed, back: now, number: view.restart, cut };
         self.world.trace.say(now, || format!("users learn of {restart:?}"));
         self.inquiry.begin_anew();
@@ -287,7 +296,10 @@ impl Run<'_> {
                         self.with_user(place, |workload, number, context| workload.died(number, context));
                         self.users[place].busy = false;
                         self.sleep(place, Duration::from_millis(1));
-                    } else if self.users[place].busy && self.users[place].asked == process {
+                    } else if self.users[place].busy
+                        && self.users[place].asked == process
+                        && self.world.processes()[self.users[place].client].state != State::Down
+                    {
                         // No answer comes to a question for an outcome: it is put again.
                         self.users[place].busy = false;
                         let answer = Answer::Status(Status::Pending);
@@ -556,22 +568,11 @@ impl Run<'_> {
 
     fn is_settled(&self) -> bool {
         let settled = |user: &User| !user.busy && self.workloads[user.workload].is_settled(user.number);
-        let view = newest_view(&self.world);
         self.users.iter().all(settled)
-            && self.are_all_up(&view)
+            && are_all_up(&self.world)
             && self.is_idle()
             && self.inquiry.is_settled()
             && self.client_is_ready(self.world.places(Kind::Client)[0], &self.tables())
-    }
-
-    fn are_all_up(&self, view: &View) -> bool {
-        self.world.processes().iter().filter(|process| process.kind == Kind::Data).all(|process| {
-            process.state == State::Running
-                && view.is_up(process.node)
-                && view.contains(process.node, process.incarnation)
-                && process.node_machine().is_some_and(|node| node.view().number == view.number)
-                && process.worker_machines().all(|worker| worker.view().number == view.number)
-        })
     }
 
     fn is_idle(&self) -> bool {

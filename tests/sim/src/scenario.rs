@@ -127,9 +127,20 @@ impl Scenario {
         if mutation == Mutation::ConfirmBySlotAlone {
             scenario.crowd(&mut random);
         }
+        if matches!(mutation, Mutation::CheckpointTooNew | Mutation::UpBeforeDurable) {
+            scenario.lag();
+        }
         scenario.mutation = Some(mutation);
         scenario.faults += 6;
         scenario
+    }
+
+    /// Much is committed that is not on disk yet, in little redo, so that checkpoints follow each other; and the next fault comes
+    /// soon.
+    fn lag(&mut self) {
+        (self.config.flush_ms, self.config.redo_bytes) = (800, 2 << 20);
+        (self.rest, self.fault_every) = (Duration::from_millis(20), Duration::from_millis(150));
+        self.mix.iter_mut().for_each(|(_, users)| *users = 8);
     }
 
     /// Two groups of one worker a node, with so many rows and partitions that the write sets of each are few, and have like
@@ -173,9 +184,12 @@ impl Scenario {
         };
         let mut config = config(replicas as u8, nodes as u16, management, clients, partitions as u16);
         config.epoch_ms = *random.pick(&[5, 20, 20, 20, 50]);
+        // With few, checkpoints follow each other.
+        config.redo_bytes = *random.pick(&[64 << 20, 3 << 20, 2 << 20, 2 << 20]);
+        config.flush_ms = *random.pick(&[100, 100, 100, 10, 500]);
         config.lock_wait_timeout_ms = *random.pick(&[150, 1000, 5000]);
         config.idle_transaction_ms = *random.pick(&[100, 1000, 5000]);
-        Scenario {
+        let mut scenario = Scenario {
             seed,
             mutation: None,
             config,
@@ -186,7 +200,11 @@ impl Scenario {
             faults: if profile == Profile::Calm { 0 } else { random.between(FAULTS_MIN + 1, 14) },
             fault_every: Duration::from_millis(*random.pick(&[150, 400, 900])),
             rest: Duration::from_millis(*random.pick(&[40, 150, 400])),
+        };
+        if profile == Profile::Loss && random.one_in(4) {
+            scenario.lag();
         }
+        scenario
     }
 
     /// A workload of the mix.

@@ -59,6 +59,9 @@ const RARE: &[&str] = &[
     "node group dies",
     "all data nodes die",
     "power is lost",
+    "cluster is stopped",
+    "a part of a checkpoint was written",
+    "redo was cut off",
 ];
 
 fn threads() -> usize {

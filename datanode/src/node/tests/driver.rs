@@ -78,9 +78,7 @@ pub fn turn(node: &mut Node, now: Time, input: Input<'_>) -> Vec<Effect> {
     while let Some(place) = effects.iter().position(|effect| matches!(effect, Effect::Disk(_))) {
         let word = match effects.remove(place) {
             Effect::Disk(ToDisk::Restore(_)) => crate::disk::Word::Restored,
-            Effect::Disk(ToDisk::Remember { view, .. }) => {
-                crate::disk::Word::Remembered(view.number, node.life.incarnation)
-            }
+            Effect::Disk(ToDisk::Remember { .. }) => crate::disk::Word::Remembered(node.life.incarnation),
             _ => continue,
         };
         node.step(now, Input::Disk(word), &mut effects);
@@ -143,6 +141,8 @@ pub struct Net {
     pub hosts: BTreeMap<NodeId, Host>,
     pub workers: BTreeMap<NodeId, FakeWorkers>,
     pub exits: BTreeMap<NodeId, (Time, bool, String)>,
+    /// The newest complete epoch that each knew of when it ended.
+    pub complete: BTreeMap<NodeId, Epoch>,
     pub events: Vec<(NodeId, Event)>,
     /// Directions in which nothing moves.
     pub blocked: BTreeSet<(NodeId, NodeId)>,
@@ -283,6 +283,7 @@ impl Net {
             }
         }
         if self.exits.contains_key(&id) {
+            self.complete.insert(id, self.node(id.0).epochs.complete);
             self.kill(id);
         }
     }

@@ -60,6 +60,7 @@ fn an_epoch_counts_under_the_view_of_both() {
         complete: Epoch::new(1, 7),
         durable: Epoch::new(1, 5),
         congested: true,
+        last: false,
         time: ClusterTime(70),
     };
     assert_eq!(pair.give(2, |link| link.send_control(Kind::EpochOrd, &order(4))), []);

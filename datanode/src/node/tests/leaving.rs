@@ -1,5 +1,7 @@
 //! How nodes end.
 
+use std::collections::BTreeSet;
+
 use MemberState::{Syncing, Up};
 use twofold_proto::{
     error::{Error, ErrorCode},
@@ -57,6 +59,22 @@ fn a_node_asked_to_stop_leaves_the_view_first() {
     net.publish(view(2, &[(11, Up)]));
     assert_eq!(net.exits[&NodeId(12)], (ms(1500), false, "asked to stop".into()));
     assert_eq!(net.manager().goodbyes, [life(12)]);
+}
+
+/// Else some would have an epoch on disk that others have not, and these would have to copy at the next start.
+#[test]
+fn nodes_that_stop_together_end_with_one_epoch() {
+    for between in [0, 1, 7, 30] {
+        let mut net = running(&[(11, Up), (12, Up), (13, Up), (14, Up)]);
+        for node in [12, 11, 14, 13] {
+            net.give(node, Input::Stop { graceful: true });
+            net.run(net.now.since(ms(0)).as_millis() as u64 + between);
+        }
+        net.run(3400);
+        assert_eq!(net.exits.len(), 4, "{:?}", net.exits);
+        let complete: BTreeSet<Epoch> = net.complete.values().copied().collect();
+        assert_eq!(complete.len(), 1, "{:?}", net.complete);
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ use crate::{
 
 /// For how long an answered commit may be on no disk: writes are refused when that takes 2 s, and what is answered then takes
 /// its time.
-const WINDOW: Duration = Duration::from_millis(2500);
+pub(crate) const WINDOW: Duration = Duration::from_millis(2500);
 
 /// What a user wants.
 #[derive(Debug)]

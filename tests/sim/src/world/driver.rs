@@ -265,7 +265,7 @@ impl World {
                 let part = (place == whole).then(|| self.random.below(400) as usize);
                 self.write(driver, link, part);
             }
-            *self.marks.entry("died between or in the middle of writes").or_default() += 1;
+            self.mark("died between or in the middle of writes");
             return self.died_here(id);
         }
         for link in dirty {
@@ -390,7 +390,7 @@ impl World {
         if let Some(old) = peer.end.replace(end) {
             driver.sockets.remove(&old);
             self.close(old, true);
-            *self.marks.entry("a connection replaced another").or_default() += 1;
+            self.mark("a connection replaced another");
         }
         driver.broken.retain(|other| *other != link);
         if let Some(socket) = driver.sockets.get_mut(&end) {

@@ -260,6 +260,11 @@ impl World {
         self.events.insert(self.sequence, event);
     }
 
+    /// A rare path was taken.
+    pub(super) fn mark(&mut self, name: &'static str) {
+        *self.marks.entry(name).or_default() += 1;
+    }
+
     /// Has [`Output::Wake`] come out at this time.
     pub fn wake_me(&mut self, at: Time, name: u64) {
         self.schedule(at, Event::Wake(name));

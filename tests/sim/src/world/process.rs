@@ -28,8 +28,8 @@ use super::{
     network::End,
 };
 
-/// Bytes of a segment of redo: few, so that there are many.
-const SEGMENT_BYTES: usize = 1 << 20;
+/// Bytes of a segment of redo: few, so that there are many, and more than a worker hands over at a time.
+const SEGMENT_BYTES: usize = 320 << 10;
 /// How often the wall clock is shown to a node.
 const WALL_CLOCK_EVERY: Duration = Duration::from_millis(500);
 
@@ -595,6 +595,13 @@ impl World {
         let Some((queue, _)) = process.requests.get_mut(&lane) else { return };
         if let Some(request) = queue.pop_front() {
             let result = process.files.carry_out(&request);
+            match &request {
+                Request::Replace(name, _) if name.starts_with("part-") => {
+                    self.mark("a part of a checkpoint was written");
+                }
+                Request::Remove(name) if name.starts_with("redo-") => self.mark("redo was cut off"),
+                _ => {}
+            }
             self.post(id, Message::File(lane, result));
         }
     }
