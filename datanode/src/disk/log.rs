@@ -155,7 +155,9 @@ impl Disk {
     /// Frames of what waits, as many as fit into the segment, and where they go.
     fn fill(&mut self, file: u64) -> (usize, Vec<u8>) {
         let (log, settings) = (&mut self.log, &self.settings);
-        let (start, mut bytes) = (log.next.offset(), Vec::new());
+        let start = log.next.offset();
+        let waiting: usize = log.queue.iter().map(|(_, records)| frame_bytes(records.len())).sum();
+        let mut bytes = Vec::with_capacity(waiting.min(settings.segment_bytes - start) + ALIGNMENT);
         while let Some((_, records)) = log.queue.front()
             && start + bytes.len() + frame_bytes(records.len()) + ALIGNMENT <= settings.segment_bytes
         {

@@ -6,6 +6,7 @@ use twofold_proto::{
     random::Random,
     time::ClusterTime,
     view::Cut,
+    wire::Writer,
 };
 use twofold_storage::disk::redo::{Record, put_complete, put_image, put_rows, records};
 
@@ -279,7 +280,7 @@ impl Tested {
             let (table, expiry, key) = (TableId(1), ClusterTime(0), &[*key][..]);
             CopyRow { table, schema_version: 1, tag: 0, epoch, number, expiry, key, body: &body }
                 .encode(&mut rows);
-            put_rows(partition(key[0]), &rows, &mut out);
+            put_rows(partition(key[0]), &mut out, |out| out.put(&rows));
             self.tell(ToDisk::Rows(worker, out));
         }
         self.workers[usize::from(worker.0)].checkpoint = next.last().map(|key| key + 1);

@@ -11,7 +11,7 @@ use twofold_proto::{
     message::{Image, ReplicaState, WriteSetHeader},
     time::{Duration, Time},
     view::MemberState,
-    wire::Malformed,
+    wire::{Malformed, Writer},
 };
 use twofold_storage::{
     disk::redo::{Record, put_commit, put_complete, put_dropped, put_rows, records},
@@ -31,7 +31,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is noted when an epoch began, and how often at most while none becomes durable.
 const NOTED_EVERY: Duration = Duration::from_millis(100);
 const NOTED_MAX: usize = 32;
-/// Bytes of rows in a record of a checkpoint, but for the last row.
+/// Bytes of rows that a checkpoint hands over at a time, but for the last row.
 const ROWS_BYTES: usize = 64 << 10;
 
 /// What the worker has to do with the disk.
@@ -78,7 +78,7 @@ impl Worker {
     /// Rows were copied to this node.
     pub(super) fn log_rows(&mut self, partition: PartitionId, rows: &[u8]) {
         if !rows.is_empty() {
-            put_rows(partition, rows, &mut self.redo.records);
+            put_rows(partition, &mut self.redo.records, |out| out.put(rows));
             self.hand_over(HANDED_BYTES);
         }
     }
@@ -94,7 +94,9 @@ impl Worker {
         if self.redo.records.len() < least.max(1) {
             return;
         }
-        let records = std::mem::take(&mut self.redo.records);
+        // The next ones will be about as many.
+        let room = Vec::with_capacity(self.redo.records.len() + self.redo.records.len() / 8);
+        let records = std::mem::replace(&mut self.redo.records, room);
         self.redo.handed += records.len() as u64;
         let message = ToDisk::Append { worker: self.own.worker, records, urgent: false };
         self.effects.push(Effect::Disk(message));
@@ -285,7 +287,8 @@ impl Worker {
         let Some(mut walk) = self.redo.checkpoint.take() else { return };
         let mut sent = 0;
         while sent < budget {
-            if usize::from(walk.partition) == self.partitions.len() {
+            let rows = self.next_rows(&mut walk);
+            if rows.is_empty() {
                 // What it reflects was committed by now.
                 let newest = self.epoch.max(walk.newest);
                 #[cfg(feature = "mutations")]
@@ -296,19 +299,31 @@ impl Worker {
                 self.hand_over(0);
                 return self.effects.push(Effect::Disk(ToDisk::End(self.own.worker, newest)));
             }
-            let partition = PartitionId(walk.partition);
-            let (mut rows, mut out) = (Vec::new(), Vec::new());
-            let (next, _) = self.store.copy_out(partition, walk.cursor, ROWS_BYTES, ROWS_BYTES, &mut rows);
+            sent += rows.len();
+            self.effects.push(Effect::Disk(ToDisk::Rows(self.own.worker, rows)));
+        }
+        self.redo.checkpoint = Some(walk);
+    }
+
+    /// Records of some more rows of the checkpoint; none: that was all.
+    fn next_rows(&self, walk: &mut Walk) -> Vec<u8> {
+        let mut out = Vec::with_capacity(ROWS_BYTES + ROWS_BYTES / 8);
+        while out.len() < ROWS_BYTES && usize::from(walk.partition) < self.partitions.len() {
+            let (partition, start) = (PartitionId(walk.partition), out.len());
+            let (next, rows) = put_rows(partition, &mut out, |out| {
+                self.store.copy_out(partition, walk.cursor, ROWS_BYTES, ROWS_BYTES, out)
+            });
+            if rows == 0 {
+                out.truncate(start);
+            }
             match next {
                 Some(cursor) => walk.cursor = cursor,
                 None => (walk.partition, walk.cursor) = (walk.partition + 1, CopyCursor::default()),
             }
-            if !rows.is_empty() {
-                put_rows(partition, &rows, &mut out);
-                sent += out.len();
-                self.effects.push(Effect::Disk(ToDisk::Rows(self.own.worker, out)));
+            if rows == 0 && next.is_some() {
+                break;
             }
         }
-        self.redo.checkpoint = Some(walk);
+        out
     }
 }

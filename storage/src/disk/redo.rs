@@ -136,11 +136,16 @@ pub fn put_image(partition: PartitionId, version: Version, image: &Image<'_>, ou
     image.encode(out);
 }
 
-/// Appends the record of rows, as [`crate::store::Store::copy_out`] writes them.
-pub fn put_rows(partition: PartitionId, rows: &[u8], out: &mut Vec<u8>) {
+/// Appends the record of rows. `write` appends these, as [`crate::store::Store::copy_out`] does.
+pub fn put_rows<T>(partition: PartitionId, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     out.put_u8(ROWS);
     out.put_u16(partition.0);
-    out.put_block(rows);
+    out.put_u32(0);
+    let start = out.len();
+    let written = write(out);
+    let length = u32::try_from(out.len() - start).expect("blocks are below 4 GiB");
+    out[start - 4..start].copy_from_slice(&length.to_le_bytes());
+    written
 }
 
 /// Appends the record of a complete epoch.
@@ -226,7 +231,7 @@ mod tests {
         let version = Version { epoch: Epoch(10), number: 17 };
         put_commit(&header, Epoch(10), &images, &mut out);
         put_image(PartitionId(4), version, &deleted, &mut out);
-        put_rows(PartitionId(5), &rows, &mut out);
+        put_rows(PartitionId(5), &mut out, |out| out.put(&rows));
         put_dropped(PartitionId(6), &mut out);
         put_complete(Epoch(11), &mut out);
 
