@@ -308,8 +308,12 @@ impl Worker {
         self.counters.in_doubt += 1;
         let write_set = self.write_sets.get_mut(slot).expect("it is open");
         let own = write_set.header.partition;
-        let others: Vec<PartitionId> =
-            write_set.participants().map(|other| other.partition).filter(|&other| other != own).collect();
+        let others: Vec<PartitionId> = write_set
+            .participants()
+            .iter()
+            .map(|other| other.partition)
+            .filter(|&other| other != own)
+            .collect();
         write_set.interest().doubt =
             Some(Doubt { answers: others.iter().map(|&other| (other, None)).collect() });
         if write_set.confirmed && others.is_empty() {

@@ -5,15 +5,16 @@ use twofold_proto::{
     ids::{Epoch, PartitionId, TransactionId},
     links::LinkId,
     message::{
-        Coordinator, DecideConf, DecideReq, Image, Kind, Outcome, Participant, PrepareConf, PrepareRef,
-        PrepareReq, WriteSetHeader,
+        Coordinator, DecideConf, DecideReq, Kind, Outcome, Participant, PrepareConf, PrepareRef, PrepareReq,
+        WriteSetHeader,
     },
 };
+use twofold_storage::{lock::LockKey, store::Place};
 
 use super::{
     Task, Worker,
     partition::Parked,
-    query::{Local, Origin},
+    query::{Local, Origin, PendingWrite},
     replication::WriteSet,
     waits::Action,
 };
@@ -111,10 +112,10 @@ impl Worker {
         }
         let state = &mut self.partitions[usize::from(partition.0)];
         state.number += 1;
-        let newest = |(index, write): (usize, &super::query::PendingWrite)| {
+        let newest = |&(index, write): &(usize, &PendingWrite)| {
             write.partition == partition && self.locks.pending(write.lock) == Some(index as u32)
         };
-        let images = local.writes.iter().enumerate().filter(|&(index, write)| newest((index, write))).count();
+        let images = local.writes.iter().enumerate().filter(newest).count();
         let header = WriteSetHeader {
             partition,
             number: state.number,
@@ -130,15 +131,16 @@ impl Worker {
         let mut write_set = self.write_sets.recycled();
         write_set.reset(header, Some(slot), participants);
         write_set.answer_coordinator = matches!(local.origin, Origin::Coordinated(_));
-        for (index, write) in local.writes.iter().enumerate() {
-            if newest((index, write)) {
-                write_set.add(&Image {
-                    table: write.table,
-                    schema_version: write.schema_version,
-                    tag: write.tag,
-                    key: self.locks.key(write.lock).key,
-                    row: write.row.map(|(expiry, from, to)| (expiry, &local.bodies[from..to])),
-                });
+        write_set.place = local.writes.iter().enumerate().find(newest).map(|(_, write)| {
+            let LockKey { table, tag, .. } = self.locks.key(write.lock);
+            Place { table, partition, tag }
+        });
+        if images == local.writes.len() {
+            // They are all here, and from now on nobody else asks for them.
+            std::mem::swap(&mut write_set.images, &mut local.images);
+        } else {
+            for (_, write) in local.writes.iter().enumerate().filter(newest) {
+                write_set.images.extend_from_slice(&local.images[write.image()]);
             }
         }
         let write_set = self.open_write_set(write_set);

@@ -1,6 +1,6 @@
 //! The local handler: runs operations under locks, and keeps what they would write as pending versions.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use smallvec::SmallVec;
 use twofold_proto::{
@@ -55,16 +55,18 @@ pub(super) struct LocalPartition {
 pub(super) struct PendingWrite {
     pub statement: u32,
     pub lock: LockId,
-    pub table: TableId,
-    pub schema_version: u16,
     pub partition: PartitionId,
-    pub tag: u32,
-    /// When the row expires, and where its body is in [`Local::bodies`]; `None`: deleted.
-    pub row: Option<(ClusterTime, usize, usize)>,
-    /// Bytes that its image may take in the write set.
-    bytes: usize,
+    /// Where its image is in [`Local::images`].
+    from: u32,
+    to: u32,
     /// The key's pending version before this one.
     previous: Option<u32>,
+}
+
+impl PendingWrite {
+    pub fn image(&self) -> Range<usize> {
+        self.from as usize..self.to as usize
+    }
 }
 
 /// Bytes before each result of a statement: u16 index, u32 length.
@@ -102,8 +104,9 @@ pub(super) struct Local {
     pub partitions: SmallVec<[LocalPartition; 1]>,
     pub locks: SmallVec<[LockId; 4]>,
     pub writes: SmallVec<[PendingWrite; 1]>,
-    pub bodies: Vec<u8>,
-    /// Of all pending versions.
+    /// Of all pending versions, encoded, in order; until they go into a write set as they are.
+    pub images: Vec<u8>,
+    /// So many bytes of them count in the worker's pending ones.
     bytes: usize,
     statement: Option<Statement>,
     /// The operations that a waiting statement has left.
@@ -120,7 +123,7 @@ impl Local {
         self.partitions.clear();
         self.locks.clear();
         self.writes.clear();
-        self.bodies.clear();
+        self.images.clear();
         self.parked.clear();
     }
 
@@ -151,10 +154,11 @@ impl Local {
 
     /// The row as a pending version of this transaction has it.
     fn pending_row<'a>(&'a self, pending: u32, schema: &'a Schema, key: &'a [u8]) -> Option<CurrentRow<'a>> {
-        let write = &self.writes[pending as usize];
-        let (expiry, from, to) = write.row?;
-        let schema_version = write.schema_version.into();
-        let row = RowRef::new(schema, schema_version, key, &self.bodies[from..to]).expect("evaluated here");
+        let image = &self.images[self.writes[pending as usize].image()];
+        let image = Image::parse(&mut Reader::new(image, "image")).expect("written here");
+        let (expiry, body) = image.row?;
+        let schema_version = image.schema_version.into();
+        let row = RowRef::new(schema, schema_version, key, body).expect("evaluated here");
         Some(CurrentRow { row, schema_version, version: Version::default(), expiry })
     }
 
@@ -455,22 +459,17 @@ impl Worker {
                 return Err(Error::new(ErrorCode::TableFull, text));
             }
         }
-        self.pending_bytes += bytes;
-        local.bytes += bytes;
-        let row = row.map(|(expiry, body)| {
-            let from = local.bodies.len();
-            local.bodies.extend_from_slice(body);
-            (expiry, from, local.bodies.len())
-        });
+        let from = local.images.len();
+        Image { table: key.table, schema_version, tag: key.tag, key: key.key, row }.encode(&mut local.images);
+        let to = local.images.len();
+        self.pending_bytes += to - from;
+        local.bytes += to - from;
         local.writes.push(PendingWrite {
             statement: local.statement.as_ref().map_or(0, |statement| statement.number),
             lock,
-            table: key.table,
-            schema_version,
             partition: key.partition,
-            tag: key.tag,
-            row,
-            bytes,
+            from: from as u32,
+            to: to as u32,
             previous: self.locks.pending(lock),
         });
         let newest = (local.writes.len() - 1) as u32;
@@ -538,7 +537,7 @@ impl Worker {
         for lock in local.locks.drain(..) {
             self.locks.release(lock, slot, &mut self.woken);
         }
-        for buffer in [&mut local.bodies, &mut local.parked, &mut local.result] {
+        for buffer in [&mut local.images, &mut local.parked, &mut local.result] {
             buffer.clear();
             buffer.shrink_to(SPARE_BYTES_MAX);
         }
@@ -589,11 +588,9 @@ impl Worker {
             if is_own {
                 self.locks.set_pending(write.lock, write.previous);
             }
-            local.bytes -= write.bytes;
-            self.pending_bytes -= write.bytes;
-            if let Some((_, from, _)) = write.row {
-                local.bodies.truncate(from);
-            }
+            local.bytes -= write.image().len();
+            self.pending_bytes -= write.image().len();
+            local.images.truncate(write.image().start);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
 use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::SPARE_BYTES_MAX, waits::Action};
+use smallvec::SmallVec;
 use twofold_proto::{
     ids::{PartitionId, TableId, Version, ViewNumber},
     links::{LinkId, Links},
@@ -25,8 +26,9 @@ pub(super) struct WriteSet {
     pub answer_coordinator: bool,
     /// At the primary: the view whose replicas it waits for.
     awaits: ViewNumber,
-    /// What follows the header in a message: the participants and the images, encoded.
-    body: Vec<u8>,
+    participants: SmallVec<[Participant; 2]>,
+    /// Its images, encoded.
+    pub images: Vec<u8>,
     /// Who is interested in it, if anybody is.
     interest: Option<Box<Interest>>,
 }
@@ -62,7 +64,8 @@ impl Default for WriteSet {
             confirmed: false,
             answer_coordinator: false,
             awaits: ViewNumber::default(),
-            body: Vec::new(),
+            participants: SmallVec::new(),
+            images: Vec::new(),
             interest: None,
         }
     }
@@ -75,64 +78,45 @@ impl WriteSet {
         (self.header, self.place, self.local) = (header, None, local);
         (self.confirmed, self.answer_coordinator) = (false, false);
         self.interest = None;
-        self.body.clear();
-        participants.iter().for_each(|participant| participant.encode(&mut self.body));
+        self.participants.clear();
+        self.participants.extend_from_slice(participants);
+        self.images.clear();
     }
 
-    /// Adds an image.
-    pub fn add(&mut self, image: &Image<'_>) {
-        let Image { table, tag, .. } = *image;
-        self.place.get_or_insert(Place { table, partition: self.header.partition, tag });
-        image.encode(&mut self.body);
-    }
-
-    /// Takes a message in, all of it or nothing.
+    /// Takes a message in. If it is malformed, this is no write set.
     fn read(&mut self, body: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(body, "WriteSetReq");
         let header = WriteSetHeader::parse(&mut reader)?;
-        let rest = reader.rest();
+        self.reset(WriteSetHeader { participants: 0, ..header }, None, &[]);
+        self.header = header;
         for _ in 0..header.participants {
-            Participant::parse(&mut reader)?;
+            self.participants.push(Participant::parse(&mut reader)?);
         }
-        let mut place = None;
+        let images = reader.rest();
         for _ in 0..header.images {
             let Image { table, tag, .. } = Image::parse(&mut reader)?;
-            place.get_or_insert(Place { table, partition: header.partition, tag });
+            self.place.get_or_insert(Place { table, partition: header.partition, tag });
         }
         reader.finish()?;
-        self.reset(WriteSetHeader { participants: 0, ..header }, None, &[]);
-        (self.header, self.place) = (header, place);
-        self.body.extend_from_slice(rest);
+        self.images.extend_from_slice(images);
         Ok(())
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.header.encode(out);
-        out.put(&self.body);
+        self.participants.iter().for_each(|participant| participant.encode(out));
+        out.put(&self.images);
     }
 
     /// The participants.
-    pub fn participants(&self) -> impl Iterator<Item = Participant> {
-        let mut reader = Reader::new(&self.body, "participants");
-        (0..self.header.participants).map(move |_| Participant::parse(&mut reader).expect("written here"))
+    pub fn participants(&self) -> &[Participant] {
+        &self.participants
     }
 
     /// The images.
     pub fn images(&self) -> impl Iterator<Item = Image<'_>> {
-        let mut reader = Reader::new(&self.body, "images");
-        for _ in 0..self.header.participants {
-            Participant::parse(&mut reader).expect("written here");
-        }
+        let mut reader = Reader::new(&self.images, "images");
         (0..self.header.images).map(move |_| Image::parse(&mut reader).expect("written here"))
-    }
-
-    /// The images as they stand in a message.
-    pub fn encoded_images(&self) -> &[u8] {
-        let mut reader = Reader::new(&self.body, "images");
-        for _ in 0..self.header.participants {
-            Participant::parse(&mut reader).expect("written here");
-        }
-        reader.rest()
     }
 
     /// The search for its outcome, if it is in doubt.
@@ -317,7 +301,7 @@ impl Worker {
         open.remove(place);
         if let Outcome::Committed(epoch) = outcome {
             self.apply(&write_set, Version { epoch, number: header.number });
-            self.log_commit(&header, epoch, write_set.encoded_images());
+            self.log_commit(&header, epoch, &write_set.images);
         }
         #[cfg(feature = "mutations")]
         let records = !self.mutated(crate::mutation::Mutation::ForgetOutcomeEarly);
@@ -329,7 +313,7 @@ impl Worker {
         if let Some(interest) = write_set.interest.take() {
             self.tasks.extend(interest.observers.into_iter().map(Task::Observer));
         }
-        write_set.body.shrink_to(SPARE_BYTES_MAX);
+        write_set.images.shrink_to(SPARE_BYTES_MAX);
         self.write_sets.recycle(write_set);
     }
 

@@ -25,56 +25,53 @@ pub(super) enum Action {
     Counted { view: ViewNumber, life: Life },
 }
 
+/// What waits for several links: for so many yet.
 #[derive(Debug, Default)]
-struct Wait {
+struct Shared {
     left: u32,
     action: Option<Action>,
+}
+
+/// What waits for a link.
+#[derive(Debug)]
+enum Wait {
+    /// For this one alone, as most do: it is kept in the queue.
+    Alone(Action),
+    /// For others too; the slot.
+    Shared(u32),
 }
 
 /// What waits for which link.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    waits: Slab<Wait>,
-    /// By link: at which position which wait goes on, in order.
-    queues: BTreeMap<LinkId, VecDeque<(u64, u32)>>,
+    shared: Slab<Shared>,
+    /// By link: what goes on at which position, in order.
+    queues: BTreeMap<LinkId, VecDeque<(u64, Wait)>>,
 }
 
 impl Waits {
     /// `action` once each link has acknowledged its position. Nothing to wait for: at once, as a task.
     pub fn add(
         &mut self,
-        positions: impl Iterator<Item = (LinkId, u64)>,
+        mut positions: impl Iterator<Item = (LinkId, u64)>,
         action: Action,
         tasks: &mut VecDeque<Task>,
     ) {
-        let mut wait = self.waits.recycled();
-        *wait = Wait { left: 0, action: Some(action) };
-        let slot = self.waits.insert(wait);
+        let Some(first) = positions.next() else { return tasks.push_back(Task::Done(action)) };
+        let Some(second) = positions.next() else { return self.enqueue(first, Wait::Alone(action)) };
+        let slot = self.shared.insert(Box::new(Shared { left: 0, action: Some(action) }));
         let mut left = 0;
-        for (link, position) in positions {
-            let queue = self.queues.entry(link).or_default();
-            debug_assert!(queue.back().is_none_or(|last| last.0 <= position), "positions grow");
-            queue.push_back((position, slot));
+        for position in [first, second].into_iter().chain(positions) {
+            self.enqueue(position, Wait::Shared(slot));
             left += 1;
         }
-        self.waits.get_mut(slot).expect("just inserted").left = left;
-        if left == 0 {
-            self.finish(slot, tasks);
-        }
+        self.shared.get_mut(slot).expect("just inserted").left = left;
     }
 
-    fn finish(&mut self, slot: u32, tasks: &mut VecDeque<Task>) {
-        let wait = self.waits.remove(slot).expect("a wait in a queue exists");
-        tasks.extend(wait.action.map(Task::Done));
-        self.waits.recycle(wait);
-    }
-
-    fn one_less(&mut self, slot: u32, tasks: &mut VecDeque<Task>) {
-        let wait = self.waits.get_mut(slot).expect("a wait in a queue exists");
-        wait.left -= 1;
-        if wait.left == 0 {
-            self.finish(slot, tasks);
-        }
+    fn enqueue(&mut self, (link, position): (LinkId, u64), wait: Wait) {
+        let queue = self.queues.entry(link).or_default();
+        debug_assert!(queue.back().is_none_or(|last| last.0 <= position), "positions grow");
+        queue.push_back((position, wait));
     }
 
     /// Whether anybody waits for the link's peer.
@@ -84,22 +81,30 @@ impl Waits {
 
     /// The link's peer has processed everything up to this frame.
     pub fn acknowledged(&mut self, link: LinkId, position: u64, tasks: &mut VecDeque<Task>) {
-        loop {
-            let Some(queue) = self.queues.get_mut(&link) else { return };
-            match queue.front() {
-                Some(&(at, slot)) if at <= position => {
-                    queue.pop_front();
-                    self.one_less(slot, tasks);
-                }
-                _ => return,
-            }
+        let Some(queue) = self.queues.get_mut(&link) else { return };
+        while let Some((_, wait)) = queue.pop_front_if(|(at, _)| *at <= position) {
+            tasks.extend(over(&mut self.shared, wait).map(Task::Done));
         }
     }
 
     /// The link is gone with its peer: nobody waits for it any more.
     pub fn link_gone(&mut self, link: LinkId, tasks: &mut VecDeque<Task>) {
-        for (_, slot) in self.queues.remove(&link).into_iter().flatten() {
-            self.one_less(slot, tasks);
+        for (_, wait) in self.queues.remove(&link).into_iter().flatten() {
+            tasks.extend(over(&mut self.shared, wait).map(Task::Done));
         }
     }
+}
+
+/// A wait for one link is over: what goes on, if it was the last.
+fn over(shared: &mut Slab<Shared>, wait: Wait) -> Option<Action> {
+    let slot = match wait {
+        Wait::Alone(action) => return Some(action),
+        Wait::Shared(slot) => slot,
+    };
+    let wait = shared.get_mut(slot).expect("a wait in a queue exists");
+    wait.left -= 1;
+    if wait.left > 0 {
+        return None;
+    }
+    shared.remove(slot)?.action
 }
