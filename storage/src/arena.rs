@@ -206,6 +206,13 @@ fn class_bytes(class: usize) -> usize {
     (FINE_CELL_MAX << doubling) / 8 * (eighth + 9)
 }
 
+/// Reads a byte of each of the cache lines of this, and so brings them into the cache.
+#[inline]
+pub fn touch_lines(bytes: &[u8]) -> u8 {
+    let lines = bytes.iter().step_by(CACHE_LINE).fold(0, |seen, byte| seen ^ byte);
+    lines ^ bytes.last().copied().unwrap_or(0)
+}
+
 /// What is known of a page, beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct PageInfo {
@@ -373,22 +380,15 @@ impl Arena {
         body.copy_from_slice(row.body);
     }
 
-    /// Reads a byte of each cache line of a row, up to [`TOUCHED_BYTES`], and so brings them into the cache.
+    /// The first [`TOUCHED_BYTES`] of where the row stands. How long it is stands in the row itself; how long its cell is,
+    /// beside the page.
     #[inline]
-    pub(crate) fn touch(&self, id: RowId) -> u8 {
-        let Some(page) = self.pages.get(id.page()) else { return 0 };
-        let start = id.offset();
-        // How long the row is stands in the row; how long its cell is, beside the page.
+    pub(crate) fn cell(&self, id: RowId) -> &[u8] {
+        let Some(page) = self.pages.get(id.page()) else { return &[] };
         let class = self.infos[id.page()].class;
         let cell = if class < OBJECT { class_bytes(usize::from(class)) } else { TOUCHED_BYTES };
-        let at = |offset: usize| page.get(start + offset).copied().unwrap_or(0);
-        let mut seen = at(0);
-        let mut offset = CACHE_LINE;
-        while offset < cell.min(TOUCHED_BYTES) {
-            seen ^= at(offset);
-            offset += CACHE_LINE;
-        }
-        seen ^ at(cell.min(TOUCHED_BYTES) - 1)
+        let rest = page.get(id.offset()..).unwrap_or_default();
+        &rest[..cell.min(TOUCHED_BYTES).min(rest.len())]
     }
 
     /// The row.

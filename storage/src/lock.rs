@@ -5,6 +5,8 @@
 //! waits. Waiters stand in the order of age, so nobody waits for a younger one, but for prepared holders, which end
 //! without needing any lock. Hence no deadlock.
 
+use std::hint::black_box;
+
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use twofold_proto::ids::{PartitionId, TableId, TransactionId};
@@ -95,6 +97,11 @@ impl Lock {
         self.tag == key.tag && self.table == key.table && self.key[..] == *key.key
     }
 
+    fn touch(&self) -> usize {
+        let lists = self.holders.len() ^ self.waiters.len() ^ self.observers.len();
+        lists ^ self.key.len() ^ self.tag as usize ^ self.pending.unwrap_or(0) as usize
+    }
+
     fn is_unused(&self) -> bool {
         self.holders.is_empty() && self.waiters.is_empty() && self.observers.is_empty()
     }
@@ -160,6 +167,16 @@ impl LockTable {
             hash(other.table, other.tag)
         });
         LockId(slot)
+    }
+
+    /// Reads of each of these locks something of each cache line, and so brings it into the cache.
+    pub fn touch(&self, locks: impl Iterator<Item = LockId>) {
+        black_box(locks.fold(0, |seen, id| seen ^ self.locks[id.0 as usize].touch()));
+    }
+
+    /// Likewise those that the next keys will have, so many at most.
+    pub fn touch_free(&self, count: usize) {
+        self.touch(self.free.iter().rev().take(count).map(|&slot| LockId(slot)));
     }
 
     /// Asks for a lock. An owner has at most one request waiting.

@@ -13,7 +13,7 @@ use twofold_proto::{
 };
 
 use crate::{
-    arena::{Arena, NewRow, StoredRow, compare_versions},
+    arena::{Arena, NewRow, StoredRow, compare_versions, touch_lines},
     evaluate::{CurrentRow, append_scanned, holds},
     fragment::Fragment,
 };
@@ -34,6 +34,9 @@ pub struct Store {
 /// Keys of equal tag in a fragment past which there is no other. Tags are 32 bits of hash: even a fragment of 2^31 rows
 /// has no such groups, unless somebody makes them, to whom each is a row that others wait for.
 pub const TAG_ROWS_MAX: usize = 16;
+
+/// Rows that are brought into the cache at once: so many cache misses a core has under way, and more.
+const TOUCHED_TOGETHER: usize = 16;
 
 /// Where copying a partition goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -191,14 +194,14 @@ impl Store {
             }
         }
         black_box(seen);
-        let mut seen = 0;
-        for place in places {
-            let fragment = self.fragment(place.table, place.partition);
-            if let Some(row) = fragment.and_then(|fragment| fragment.candidate(place.tag)) {
-                seen ^= self.arena.touch(row);
+        let row = |place: &Place| self.fragment(place.table, place.partition)?.candidate(place.tag);
+        for group in places.chunks(TOUCHED_TOGETHER) {
+            let mut rows = [&[][..]; TOUCHED_TOGETHER];
+            for (bytes, id) in rows.iter_mut().zip(group.iter().filter_map(row)) {
+                *bytes = self.arena.cell(id);
             }
+            black_box(rows.iter().fold(0, |seen, row| seen ^ touch_lines(row)));
         }
-        black_box(seen);
     }
 
     /// Makes a committed image the row of its key, unless a newer one is there. Never refuses: memory was found when the

@@ -129,16 +129,19 @@ impl Worker {
             images: images as u32,
         };
         let mut write_set = self.write_sets.recycled();
+        let mut spare = std::mem::take(&mut write_set.images);
         write_set.reset(header, Some(slot), participants);
         write_set.answer_coordinator = matches!(local.origin, Origin::Coordinated(_));
         write_set.place = local.writes.iter().enumerate().find(newest).map(|(_, write)| {
             let LockKey { table, tag, .. } = self.locks.key(write.lock);
             Place { table, partition, tag }
         });
-        if images == local.writes.len() {
+        if images > 0 && images == local.writes.len() {
             // They are all here, and from now on nobody else asks for them.
-            std::mem::swap(&mut write_set.images, &mut local.images);
+            write_set.images = std::mem::replace(&mut local.images, spare);
         } else {
+            spare.clear();
+            write_set.images = spare;
             for (_, write) in local.writes.iter().enumerate().filter(newest) {
                 write_set.images.extend_from_slice(&local.images[write.image()]);
             }

@@ -29,6 +29,13 @@ pub(super) struct Partition {
     pub handover: Box<Handover>,
 }
 
+impl Partition {
+    /// Reads something of each of its cache lines; see [`super::ahead`].
+    pub fn touch(&self) -> usize {
+        self.open.len() ^ self.replicas.len() ^ self.number as usize ^ usize::from(self.serving)
+    }
+}
+
 /// What a worker knows of a partition that changes hands.
 #[derive(Debug, Default)]
 pub(super) struct Handover {

@@ -20,13 +20,14 @@ use twofold_proto::{
     wire::{Malformed, Reader, Writer},
 };
 use twofold_storage::{
+    arena::touch_lines,
     evaluate::{Action, CurrentRow, evaluate},
     fragment::row_tag,
     lock::{Acquired, LockId, LockKey, Mode},
     store::TAG_ROWS_MAX,
 };
 
-use super::{Task, Worker, client::Observer, slab::SPARE_BYTES_MAX};
+use super::{Task, Worker, client::Observer, slab::spare};
 
 /// Where a local transaction came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -125,6 +126,19 @@ impl Local {
         self.writes.clear();
         self.images.clear();
         self.parked.clear();
+    }
+
+    /// Reads something of each of its cache lines; see [`super::ahead`].
+    pub fn touch(&self) -> usize {
+        let lists = self.partitions.len() ^ self.locks.len() ^ self.writes.len() ^ self.images.len();
+        let statement = self.statement.as_ref().map_or(0, |statement| statement.results.len());
+        let rest = self.timestamp ^ self.id.number ^ self.bytes as u64;
+        lists ^ statement ^ self.parked.len() ^ self.result.len() ^ usize::from(self.prepared) ^ rest as usize
+    }
+
+    /// Likewise of the images.
+    pub fn touch_images(&self) -> usize {
+        touch_lines(&self.images).into()
     }
 
     /// Whether a statement waits.
@@ -538,8 +552,7 @@ impl Worker {
             self.locks.release(lock, slot, &mut self.woken);
         }
         for buffer in [&mut local.images, &mut local.parked, &mut local.result] {
-            buffer.clear();
-            buffer.shrink_to(SPARE_BYTES_MAX);
+            spare(buffer);
         }
         self.locals.recycle(local);
         self.wake();

@@ -1,6 +1,6 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
-use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::SPARE_BYTES_MAX, waits::Action};
+use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::spare, waits::Action};
 use smallvec::SmallVec;
 use twofold_proto::{
     ids::{PartitionId, TableId, Version, ViewNumber},
@@ -8,7 +8,7 @@ use twofold_proto::{
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
     wire::{Malformed, Reader, Writer},
 };
-use twofold_storage::store::Place;
+use twofold_storage::{arena::touch_lines, store::Place};
 
 /// A write set that is not decided: the same at the primary and at replicas.
 ///
@@ -81,6 +81,21 @@ impl WriteSet {
         self.participants.clear();
         self.participants.extend_from_slice(participants);
         self.images.clear();
+    }
+
+    /// Reads something of each of its cache lines; see [`super::ahead`].
+    pub fn touch(&self) -> usize {
+        let header = self.header.number
+            ^ self.header.commit_number
+            ^ self.header.stamp.0
+            ^ self.header.transaction.number;
+        let lists = self.participants.len() ^ self.images.len() ^ usize::from(self.interest.is_some());
+        header as usize ^ lists ^ self.local.unwrap_or(0) as usize
+    }
+
+    /// Likewise of the images.
+    pub fn touch_images(&self) -> usize {
+        touch_lines(&self.images).into()
     }
 
     /// Takes a message in. If it is malformed, this is no write set.
@@ -313,7 +328,7 @@ impl Worker {
         if let Some(interest) = write_set.interest.take() {
             self.tasks.extend(interest.observers.into_iter().map(Task::Observer));
         }
-        write_set.images.shrink_to(SPARE_BYTES_MAX);
+        spare(&mut write_set.images);
         self.write_sets.recycle(write_set);
     }
 

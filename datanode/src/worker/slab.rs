@@ -10,8 +10,15 @@ pub(super) struct Slab<T> {
 
 /// Values kept for their buffers: what is under way at once in a busy worker.
 const SPARE_MAX: usize = 8192;
-/// A buffer of a spare value keeps this many bytes at most.
-pub(super) const SPARE_BYTES_MAX: usize = 2048;
+/// A buffer of a spare value has this many bytes at most.
+const SPARE_BYTES_MAX: usize = 2048;
+
+/// Makes a buffer one of a spare value. What stands in it stays, so that it can be brought into the cache.
+pub(super) fn spare(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > SPARE_BYTES_MAX {
+        *buffer = Vec::new();
+    }
+}
 
 impl<T> Default for Slab<T> {
     fn default() -> Slab<T> {
@@ -59,6 +66,11 @@ impl<T: Default> Slab<T> {
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// The values that will be used next, so many at most.
+    pub fn next_recycled(&self, count: usize) -> impl Iterator<Item = &T> {
+        self.spare.iter().rev().take(count).map(|value| &**value)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
