@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Read},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
 };
@@ -114,9 +114,7 @@ fn carry_out(
         Request::List => list(directory).map(Answer::Files).map_err(|error| (directory.to_path_buf(), error)),
         Request::Read(name) => fs::read(at(name)).map(Answer::Bytes).map_err(|error| (at(name), error)),
         Request::Create(name, bytes) => done(at(name), create(directory, writer, name, *bytes)),
-        Request::Write(name, offset, bytes) => {
-            done(at(name), writer.write_at(&at(name), *offset, &bytes[..]))
-        }
+        Request::Write(name, offset, bytes) => done(at(name), writer.write_at(&at(name), *offset, bytes)),
         Request::Sync(name) => {
             done(at(name), File::options().write(true).open(at(name)).and_then(|file| file.sync_data()))
         }
@@ -141,7 +139,7 @@ fn list(directory: &Path) -> io::Result<Vec<(String, u64)>> {
 }
 
 fn create(directory: &Path, writer: &mut Writer, name: &str, bytes: usize) -> io::Result<()> {
-    writer.create(&directory.join(name), io::repeat(0).take(bytes as u64))?;
+    writer.create_zeros(&directory.join(name), bytes)?;
     sync_directory(directory)
 }
 

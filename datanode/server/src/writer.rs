@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
 };
@@ -33,35 +33,57 @@ impl Writer {
         Writer { memory, start }
     }
 
-    /// Writes all of `bytes` to a new file, in place of any of that name, and flushes it.
+    /// Writes `bytes` to a new file, in place of any of that name, and flushes it.
     ///
     /// # Errors
     /// What the system says.
-    pub fn create(&mut self, path: &Path, bytes: impl Read) -> io::Result<()> {
+    pub fn create(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let file = File::create(path)?;
-        self.write(path, &file, 0, bytes)?;
+        self.write(path, &file, 0, pieces_of(bytes))?;
         file.sync_all()
     }
 
-    /// Writes all of `bytes` to a file, from an offset on. It may still be in the page cache, or in the disk's.
+    /// Makes a new file of so many zeros, in place of any of that name, and flushes it.
     ///
     /// # Errors
     /// What the system says.
-    pub fn write_at(&mut self, path: &Path, offset: usize, bytes: impl Read) -> io::Result<()> {
-        self.write(path, &File::options().write(true).open(path)?, offset, bytes)
+    pub fn create_zeros(&mut self, path: &Path, bytes: usize) -> io::Result<()> {
+        let file = File::create(path)?;
+        let (mut left, mut are_zeros) = (bytes, false);
+        self.write(path, &file, 0, |piece| {
+            if !are_zeros {
+                piece.fill(0);
+                are_zeros = true;
+            }
+            let length = left.min(piece.len());
+            left -= length;
+            length
+        })?;
+        file.sync_all()
     }
 
+    /// Writes `bytes` to a file, from an offset on. They may still be in the page cache, or in the disk's.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write_at(&mut self, path: &Path, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let file = File::options().write(true).open(path)?;
+        self.write(path, &file, offset, pieces_of(bytes))
+    }
+
+    /// `next` puts what is to be written next at the start of the memory, which has what it was left with, and says how
+    /// much that is: less than there is room for is the last.
     fn write(
         &mut self,
         path: &Path,
         cached: &File,
         mut offset: usize,
-        mut bytes: impl Read,
+        mut next: impl FnMut(&mut [u8]) -> usize,
     ) -> io::Result<()> {
         let direct = File::options().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path).ok();
         loop {
             let piece = &mut self.memory[self.start..self.start + PIECE];
-            let length = read_up_to(&mut bytes, piece)?;
+            let length = next(piece);
             let sectors = if offset.is_multiple_of(SECTOR) { length / SECTOR * SECTOR } else { 0 };
             let (sectors, rest) = piece[..length].split_at(sectors);
             let written = direct.as_ref().map(|file| file.write_all_at(sectors, offset as u64));
@@ -83,16 +105,13 @@ impl Writer {
     }
 }
 
-/// Fills the buffer, if there is as much.
-fn read_up_to(bytes: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match bytes.read(&mut buffer[length..])? {
-            0 => break,
-            read => length += read,
-        }
+fn pieces_of(mut bytes: &[u8]) -> impl FnMut(&mut [u8]) -> usize {
+    move |piece| {
+        let (next, rest) = bytes.split_at(bytes.len().min(piece.len()));
+        piece[..next.len()].copy_from_slice(next);
+        bytes = rest;
+        next.len()
     }
-    Ok(length)
 }
 
 #[cfg(test)]
@@ -111,10 +130,15 @@ mod tests {
             writer.create(&path, &bytes[..length]).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes[..length], "{length} bytes");
         }
+        for length in [0, 1, PIECE, 2 * PIECE + 700] {
+            writer.create_zeros(&path, length).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), vec![0; length]);
+        }
+        writer.create(&path, &bytes).unwrap();
         let mut expected = bytes.clone();
         for (offset, length) in [(SECTOR, 3 * SECTOR), (5, 2 * SECTOR), (PIECE - SECTOR, PIECE), (0, 1)] {
             let changed: Vec<u8> = bytes[..length].iter().map(|byte| !byte).collect();
-            writer.write_at(&path, offset, &changed[..]).unwrap();
+            writer.write_at(&path, offset, &changed).unwrap();
             expected[offset..offset + length].copy_from_slice(&changed);
             assert!(fs::read(&path).unwrap() == expected, "{length} bytes from {offset} on");
         }
