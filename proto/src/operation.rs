@@ -464,6 +464,12 @@ impl Operation {
         self
     }
 
+    /// A Write that puts its row only where there is none; assignments may follow for a row that is there.
+    pub fn keep_existing(&mut self) -> &mut Operation {
+        self.assignments.get_or_insert_default();
+        self
+    }
+
     /// Appends it.
     ///
     /// # Panics

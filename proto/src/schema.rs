@@ -233,12 +233,22 @@ pub struct Column {
     pub default: Option<Value>,
     /// The first version of the schema that has it.
     pub since: u32,
+    /// What SQL has declared of it beyond its type, in SQL's own words; empty for columns that were made otherwise. Only the
+    /// SQL frontend reads it.
+    pub declared: String,
 }
 
 impl Column {
     /// A column of the first version, without a default.
     pub fn new(name: impl Into<String>, column_type: ColumnType) -> Column {
-        Column { name: name.into(), column_type, nullable: false, default: None, since: 1 }
+        Column {
+            name: name.into(),
+            column_type,
+            nullable: false,
+            default: None,
+            since: 1,
+            declared: String::new(),
+        }
     }
 
     /// The same column, nullable.
