@@ -3,3 +3,4 @@
 pub mod client;
 pub mod memcached;
 pub mod request;
+pub mod sql;

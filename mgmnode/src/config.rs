@@ -66,7 +66,7 @@ settings! {
     "api": "host" = "\"127.0.0.1\"", "address that its frontends listen on";
     "api": "grpc_port" = "50051", "port of gRPC";
     "api": "memcached_port" = "11211", "port of the memcached protocol";
-    "api": "sql_port" = "3306", "port of the MySQL protocol, which is not there yet: nothing listens on it";
+    "api": "sql_port" = "3306", "port of SQL, by the MySQL protocol";
     "api": "metrics_port" = "9464", "port of the Prometheus metrics";
     "api": "threads" = "0", "its threads, to 64; 0: one for each core";
     "memcached": "prefix" = "", "memcached keys that begin with this, 1 to 100 printable characters, live in another table";

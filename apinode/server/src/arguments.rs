@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use twofold_proto::config::Address;
 use twofold_runtime::logging::Format;
 
-/// An API node of a Twofold cluster: serves gRPC and memcached clients. It keeps nothing; run as many as you like.
+/// An API node of a Twofold cluster: serves gRPC, memcached and SQL clients. It keeps nothing; run as many as you like.
 ///
 /// It asks the management nodes for the cluster's config, which says where it listens, and opens its ports once the
 /// cluster serves.
@@ -32,6 +34,14 @@ pub struct Arguments {
     #[arg(long, env = "TWOFOLD_MEMCACHED_PORT", value_name = "PORT")]
     pub memcached_port: Option<u16>,
 
+    /// Port for SQL by the MySQL protocol, instead of the one in the config
+    #[arg(long, env = "TWOFOLD_SQL_PORT", value_name = "PORT")]
+    pub sql_port: Option<u16>,
+
+    /// File whose first line is the password of SQL's user, root; without it root has none and may come from this machine alone
+    #[arg(long, env = "TWOFOLD_SQL_PASSWORD_FILE", value_name = "FILE")]
+    pub sql_password_file: Option<PathBuf>,
+
     /// Port for metrics for Prometheus, instead of the one in the config
     #[arg(long, env = "TWOFOLD_METRICS_PORT", value_name = "PORT")]
     pub metrics_port: Option<u16>,
@@ -40,7 +50,7 @@ pub struct Arguments {
     #[arg(long, env = "TWOFOLD_THREADS")]
     pub threads: Option<u16>,
 
-    /// Connections of memcached clients, at most
+    /// Connections of memcached clients, and as many of SQL's, at most
     #[arg(long, env = "TWOFOLD_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "NUMBER")]
     pub max_connections: usize,
 

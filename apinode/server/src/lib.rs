@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod grpc;
 pub mod memcached;
 pub mod seats;
+pub mod sql;

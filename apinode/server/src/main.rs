@@ -12,7 +12,8 @@ use tokio::{
     time,
 };
 use tonic::transport::{Server, server::TcpIncoming};
-use twofold_apinode_server::{cluster, grpc, memcached};
+use twofold_apinode::sql::wire::password::StoredPassword;
+use twofold_apinode_server::{cluster, grpc, memcached, sql};
 use twofold_client::{
     admission::Admission,
     connect::{Connect, Message, connect},
@@ -32,7 +33,7 @@ use arguments::Arguments;
 
 /// Connections that the system keeps for a thread until they are accepted.
 const BACKLOG: u32 = 1024;
-/// Descriptors of the process beside those of memcached's clients: of gRPC's, of data nodes, of files.
+/// Descriptors of the process beside those of memcached's and SQL's clients: of gRPC's, of data nodes, of files.
 const OTHER_DESCRIPTORS: u64 = 2048;
 /// How long a node that was asked to stop waits for its answers.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -91,6 +92,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 struct Sockets {
     grpc: TcpSocket,
     memcached: TcpSocket,
+    sql: TcpSocket,
+}
+
+/// What all threads serve with.
+#[derive(Clone)]
+struct Servers {
+    memcached: Arc<memcached::Server>,
+    sql: Arc<sql::Server>,
 }
 
 /// What a thread tells the process.
@@ -124,8 +133,9 @@ async fn live(
                 Report::Serves => {
                     serving += 1;
                     if serving == threads {
-                        let ApiNodeConfig { id, host, grpc_port, memcached_port, .. } = section;
-                        let ports = format!("gRPC on {host}:{grpc_port}, memcached on {host}:{memcached_port}");
+                        let ApiNodeConfig { id, host, grpc_port, memcached_port, sql_port, .. } = section;
+                        let ports =
+                            format!("gRPC on {host}:{grpc_port}, memcached on {host}:{memcached_port}, SQL on {host}:{sql_port}");
                         tracing::info!("node {id} of cluster «{}» serves {ports}, with {threads} threads", config.name);
                     }
                 }
@@ -163,7 +173,7 @@ async fn start(
     let cores = || available_parallelism().map_or(1, |cores| cores.get() as u16);
     let threads = if section.threads > 0 { section.threads } else { cores() };
     let host = &section.host;
-    for port in [section.grpc_port, section.memcached_port] {
+    for port in [section.grpc_port, section.memcached_port, section.sql_port] {
         // A socket that shares its port with nobody finds out whether another process has it.
         let alone = bind(host, port, false).await.map_err(setting)?;
         drop(
@@ -172,15 +182,18 @@ async fn start(
                 .map_err(|error| Failure::Setting(format!("cannot listen on {host}:{port}: {error}")))?,
         );
     }
-    let needed = arguments.max_connections as u64 + OTHER_DESCRIPTORS;
+    let needed = 2 * arguments.max_connections as u64 + OTHER_DESCRIPTORS;
     if let Err(error) = descriptors::allow(needed) {
         tracing::warn!(
             "the system allows fewer than {needed} open descriptors ({error}); see ulimit -n, --max-connections"
         );
     }
     let memcached = memcached::Server::new(section.memcached_port, threads.into(), arguments.max_connections);
-    let items = memcached.clone();
+    let sql = sql::Server::new(threads.into(), arguments.max_connections, arguments.password()?);
+    let servers = Servers { memcached, sql };
+    let (items, statements) = (servers.memcached.clone(), servers.sql.clone());
     metrics.ask(move |tell| items.figures(tell));
+    metrics.ask(move |tell| statements.figures(tell));
     let (directory, tables, admission) = (Directory::new(), SharedTables::new(), Admission::default());
     let door = admission.clone();
     metrics.ask(move |tell| door.figures(tell));
@@ -192,6 +205,7 @@ async fn start(
         let sockets = Sockets {
             grpc: bind(host, section.grpc_port, true).await.map_err(setting)?,
             memcached: bind(host, section.memcached_port, true).await.map_err(setting)?,
+            sql: bind(host, section.sql_port, true).await.map_err(setting)?,
         };
         let mailbox = Mailbox::new();
         mailboxes.push(mailbox.clone());
@@ -203,10 +217,10 @@ async fn start(
             mailbox,
         };
         let name = format!("api{place}");
-        let (metrics, memcached, report) = (metrics.driver(&name), memcached.clone(), report.clone());
+        let (metrics, servers, report) = (metrics.driver(&name), servers.clone(), report.clone());
         let admission = admission.of_another_thread();
         thread::spawn(&name, move || async move {
-            let ended = serve(connect, metrics, sockets, memcached, admission, &report).await;
+            let ended = serve(connect, metrics, sockets, servers, admission, &report).await;
             // The process that does not listen any more is about to end.
             let _ = report.send(Report::Ended(ended.map_err(|error| error.to_string())));
         })?;
@@ -240,7 +254,7 @@ async fn serve(
     own: Connect,
     metrics: DriverMetrics,
     sockets: Sockets,
-    memcached: Arc<memcached::Server>,
+    servers: Servers,
     admission: Admission,
     report: &mpsc::UnboundedSender<Report>,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -250,7 +264,9 @@ async fn serve(
     let listen = async {
         cluster::prepare(&handle).await;
         let items = sockets.memcached.listen(BACKLOG)?;
-        spawn_local(memcached.serve(place, items, handle.clone()));
+        spawn_local(servers.memcached.serve(place, items, handle.clone()));
+        let statements = sockets.sql.listen(BACKLOG)?;
+        spawn_local(servers.sql.serve(place, statements, handle.clone()));
         let calls: TcpListener = sockets.grpc.listen(BACKLOG)?;
         let services = grpc::services(handle.clone()).await?;
         // The process that does not listen any more is about to end.
@@ -272,6 +288,18 @@ async fn serve(
 }
 
 impl Arguments {
+    /// The password of SQL's user, if it has one.
+    fn password(&self) -> Result<Option<StoredPassword>, Failure> {
+        let Some(file) = &self.sql_password_file else { return Ok(None) };
+        let refused =
+            |what: String| Failure::Setting(format!("--sql-password-file {}: {what}", file.display()));
+        let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
+        match text.lines().next().unwrap_or_default() {
+            "" => Err(refused("its first line is empty; it has to be the password".into())),
+            password => Ok(Some(StoredPassword::new(password.as_bytes()))),
+        }
+    }
+
     /// This node's section of the config, with what the command line says instead.
     fn section(&self, config: &ClusterConfig) -> Result<ApiNodeConfig, Failure> {
         let section = config.api_nodes.iter().find(|node| node.id == NodeId(self.id));
@@ -286,6 +314,7 @@ impl Arguments {
         section.host = self.bind.clone().unwrap_or(section.host);
         section.grpc_port = self.grpc_port.unwrap_or(section.grpc_port);
         section.memcached_port = self.memcached_port.unwrap_or(section.memcached_port);
+        section.sql_port = self.sql_port.unwrap_or(section.sql_port);
         section.metrics_port = self.metrics_port.unwrap_or(section.metrics_port);
         section.threads = self.threads.unwrap_or(section.threads);
         Ok(section)

@@ -40,6 +40,7 @@ pub fn of_node(config: &ClusterConfig, id: NodeId) -> Vec<(&'static str, u16)> {
         vec![
             ("grpc_port", node.grpc_port),
             ("memcached_port", node.memcached_port),
+            ("sql_port", node.sql_port),
             ("metrics_port", node.metrics_port),
         ]
     })

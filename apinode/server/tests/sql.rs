@@ -1,0 +1,220 @@
+//! SQL over the MySQL protocol, with a cluster in memory.
+
+mod common;
+
+use std::{net::SocketAddr, time::Duration};
+
+use common::{
+    Fake, Faults,
+    mysql::{Client, Heard},
+};
+use twofold_apinode_server::sql::Server;
+use twofold_proto::error::{Error, ErrorCode};
+
+/// Serves from a thread of its own, which ends with the test's process.
+fn serve(fake: Fake, connections_max: usize) -> SocketAddr {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = twofold_runtime::thread::runtime().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            Server::new(1, connections_max, None).serve(0, listener, fake.start()).await;
+        });
+    });
+    receiver.recv_timeout(Duration::from_secs(60)).unwrap()
+}
+
+fn client() -> (Client, Faults) {
+    let fake = Fake::new();
+    let faults = fake.faults();
+    let mut client = Client::connect(serve(fake, 10));
+    for text in ["CREATE DATABASE d", "USE d", "CREATE TABLE t (id INT PRIMARY KEY, s VARCHAR(10), n INT)"] {
+        client.done(text);
+    }
+    (client, faults)
+}
+
+/// Rows as text: columns by commas, rows by blanks.
+fn rows(client: &mut Client, text: &str) -> String {
+    let heard = client.done(text);
+    heard.texts().iter().map(|row| row.join(",")).collect::<Vec<_>>().join(" ")
+}
+
+fn affected(client: &mut Client, text: &str) -> u64 {
+    match client.done(text) {
+        Heard::Done { affected, .. } => affected,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn rows_are_written_and_read() {
+    let (mut client, _) = client();
+    assert_eq!(affected(&mut client, "INSERT INTO t VALUES (1, 'a', 10), (2, 'b', NULL), (3, 'c', 30)"), 3);
+    assert_eq!(rows(&mut client, "SELECT * FROM t WHERE id = 2"), "2,b,NULL");
+    assert_eq!(rows(&mut client, "SELECT s FROM t WHERE id IN (3, 1, 7) ORDER BY id"), "a c");
+    assert_eq!(rows(&mut client, "SELECT COUNT(*), SUM(n), AVG(n), MIN(s) FROM t"), "3,40,20.0000,a");
+    assert_eq!(rows(&mut client, "SELECT n IS NULL AS x, COUNT(*) FROM t GROUP BY x ORDER BY x"), "0,2 1,1");
+    assert_eq!(rows(&mut client, "SELECT id FROM t WHERE n > 5 ORDER BY n DESC LIMIT 1, 5"), "1");
+    assert_eq!(affected(&mut client, "UPDATE t SET n = n + 1 WHERE id = 1"), 1);
+    assert_eq!(affected(&mut client, "UPDATE t SET n = 11 WHERE id = 1"), 0, "it is so already");
+    assert_eq!(affected(&mut client, "UPDATE t SET n = n * 2, s = CONCAT(s, n)"), 3);
+    assert_eq!(rows(&mut client, "SELECT * FROM t ORDER BY id"), "1,a22,22 2,NULL,NULL 3,c60,60");
+    assert_eq!(affected(&mut client, "DELETE FROM t ORDER BY id DESC LIMIT 2"), 2);
+    assert_eq!(rows(&mut client, "SELECT DISTINCT id FROM t"), "1");
+    assert_eq!(affected(&mut client, "TRUNCATE TABLE t"), 0);
+    assert_eq!(rows(&mut client, "SELECT * FROM t"), "");
+}
+
+#[test]
+fn a_transaction_sees_itself_and_goes_back() {
+    let (mut client, _) = client();
+    client.done("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
+    client.done("BEGIN");
+    client.done("UPDATE t SET n = 5 WHERE id = 1");
+    client.done("DELETE FROM t WHERE id = 2");
+    client.done("INSERT INTO t VALUES (3, 'c', 3)");
+    assert_eq!(rows(&mut client, "SELECT id, n FROM t WHERE n > 2 ORDER BY id"), "1,5 3,3");
+    client.done("SAVEPOINT x");
+    client.done("UPDATE t SET n = n + 100");
+    assert_eq!(rows(&mut client, "SELECT SUM(n) FROM t"), "208");
+    client.done("ROLLBACK TO x");
+    assert_eq!(rows(&mut client, "SELECT SUM(n) FROM t"), "8");
+    assert_eq!(client.query("INSERT INTO t VALUES (9, 'z', 9), (3, 'x', 0)").number(), 1062);
+    assert_eq!(
+        rows(&mut client, "SELECT COUNT(*) FROM t WHERE id = 9"),
+        "0",
+        "a statement that fails is undone"
+    );
+    client.done("COMMIT");
+    assert_eq!(rows(&mut client, "SELECT id, n FROM t ORDER BY id"), "1,5 3,3");
+    client.done("START TRANSACTION READ ONLY");
+    assert_eq!(client.query("DELETE FROM t").number(), 1792);
+    client.done("ROLLBACK");
+    client.done("SET autocommit = 0");
+    client.done("DELETE FROM t");
+    client.done("ROLLBACK");
+    assert_eq!(rows(&mut client, "SELECT COUNT(*) FROM t"), "2");
+    assert_eq!(client.query("SET TRANSACTION READ ONLY").number(), 1568, "a SELECT began one");
+    client.done("COMMIT");
+    client.done("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(client.query("SELECT * FROM t").number(), 1235);
+}
+
+#[test]
+fn what_the_cluster_says_has_numbers_that_drivers_know() {
+    let (mut client, faults) = client();
+    let cases = [
+        (ErrorCode::Deadlock, 1213),
+        (ErrorCode::LockWaitTimeout, 1205),
+        (ErrorCode::TableFull, 1114),
+        (ErrorCode::NotServing, 1297),
+    ];
+    for (code, number) in cases {
+        faults.lock().unwrap().push(Error::new(code, "x"));
+        assert_eq!(client.query("INSERT INTO t VALUES (1, 'a', 1)").number(), number);
+        faults.lock().unwrap().push(Error::new(code, "x"));
+        assert_eq!(client.query("SELECT * FROM t WHERE id = 1").number(), number);
+        faults.lock().unwrap().push(Error::new(code, "x"));
+        assert_eq!(client.query("SELECT * FROM t").number(), number, "after the columns");
+    }
+    assert_eq!(rows(&mut client, "SELECT COUNT(*) FROM t"), "0");
+}
+
+#[test]
+fn prepared_statements() {
+    let (mut client, _) = client();
+    client.done("INSERT INTO t VALUES (1, 'a', 10), (2, 'b', 20)");
+    client.command(0x16, b"SELECT s, n FROM t WHERE id = ?");
+    let prepared = client.payload();
+    assert_eq!(&prepared[..9], [0, 1, 0, 0, 0, 2, 0, 1, 0], "statement 1, two columns, one placeholder");
+    // The placeholder, the columns, and an end behind either.
+    (0..5).for_each(|_| drop(client.payload()));
+    let execute = |client: &mut Client, rest: &[u8]| {
+        client.command(0x17, &[&[1, 0, 0, 0, 0, 1, 0, 0, 0], rest].concat());
+        let first = client.payload();
+        if first[0] == 0xff {
+            return vec![first];
+        }
+        (0..3).for_each(|_| drop(client.payload()));
+        let row = client.payload();
+        if row[0] == 0xfe {
+            return Vec::new();
+        }
+        assert_eq!(client.payload()[0], 0xfe);
+        vec![row]
+    };
+    let row = |text: &[u8], n: u8| vec![[b"\0\0\x01".as_slice(), text, &[n, 0, 0, 0]].concat()];
+    assert_eq!(execute(&mut client, &[0, 1, 3, 0, 2, 0, 0, 0]), row(b"b", 20));
+    assert_eq!(execute(&mut client, &[0, 0, 1, 0, 0, 0]), row(b"a", 10), "without types");
+    assert_eq!(execute(&mut client, &[1, 0]), Vec::<Vec<u8>>::new(), "NULL");
+    // A value that is sent ahead, as text; it is used up.
+    client.command(0x18, &[1, 0, 0, 0, 0, 0, b'2']);
+    assert_eq!(execute(&mut client, &[0, 1, 253, 0]), row(b"b", 20));
+    assert_eq!(execute(&mut client, &[0, 0])[0][0], 0xff, "no value");
+    client.command(0x19, &[1, 0, 0, 0]);
+    assert_eq!(u16::from_le_bytes(execute(&mut client, &[0, 0])[0][1..3].try_into().unwrap()), 1243);
+}
+
+#[test]
+fn the_protocol_is_kept() {
+    let (mut client, _) = client();
+    client.command(0x0e, b"");
+    assert_eq!(client.payload()[0], 0, "PING");
+    client.command(3, b"SELECT 1; SELECT nothing; SELECT 2");
+    assert_eq!(client.heard().texts(), [["1"]]);
+    assert_eq!(client.heard().number(), 1054, "the rest is not run");
+    client.command(2, b"nowhere");
+    assert_eq!(client.heard().number(), 1049);
+    client.command(4, b"t\0");
+    assert_eq!(client.heard().number(), 1235);
+    client.command(0x77, b"");
+    assert_eq!(client.heard().number(), 1047);
+    client.command(3, b"SELECT '\xff'");
+    assert_eq!(client.heard().number(), 1300);
+    assert_eq!(rows(&mut client, "SELECT 1"), "1", "it is usable all the while");
+    client.command(0x1f, b"");
+    assert_eq!(client.payload()[0], 0, "RESET_CONNECTION");
+    assert_eq!(rows(&mut client, "SELECT DATABASE()"), "NULL");
+    // A packet out of turn ends it.
+    client.send_raw(&[1, 0, 0, 9, 0x0e]);
+    assert_eq!(client.heard().number(), 1156);
+    assert_eq!(client.payload(), b"");
+}
+
+#[test]
+fn there_are_so_many_connections_and_no_more() {
+    let address = serve(Fake::new(), 2);
+    let first = Client::connect(address);
+    let _second = Client::connect(address);
+    let refused = || {
+        use std::io::Read;
+        let mut answer = [0; 7];
+        std::net::TcpStream::connect(address).unwrap().read_exact(&mut answer).unwrap();
+        answer[4] == 0xff && answer[5..] == 1040u16.to_le_bytes()
+    };
+    assert!(refused());
+    drop(first);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while refused() {
+        assert!(std::time::Instant::now() < end, "the seat is not free");
+    }
+}
+
+#[test]
+fn numbers_count_by_themselves() {
+    let (mut client, _) = client();
+    client.done("CREATE TABLE a (id BIGINT AUTO_INCREMENT PRIMARY KEY, s VARCHAR(5))");
+    let insert_id = |heard: Heard| match heard {
+        Heard::Done { insert_id, .. } => insert_id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(insert_id(client.done("INSERT INTO a (s) VALUES ('x'), ('y')")), 1);
+    assert_eq!(insert_id(client.done("INSERT INTO a VALUES (NULL, 'z')")), 3);
+    assert_eq!(insert_id(client.done("INSERT INTO a VALUES (50, 'z')")), 50);
+    assert_eq!(insert_id(client.done("INSERT INTO a VALUES (0, 'z')")), 51);
+    client.done("INSERT INTO a VALUES (1000, 'far')");
+    assert_eq!(insert_id(client.done("INSERT INTO a (s) VALUES ('z')")), 1001);
+    assert_eq!(rows(&mut client, "SELECT LAST_INSERT_ID(), COUNT(*) FROM a"), "1001,7");
+}

@@ -1,0 +1,21 @@
+//! SQL over the cluster, and the MySQL protocol. No IO: sockets, and the requests that a statement makes of the cluster, are
+//! the server's.
+//!
+//! `gather` filters, groups and sorts what the cluster answers.
+//!
+//! `wire` turns bytes into commands, and results into bytes. `parse` turns text into statements, `bind` resolves their names
+//! against the catalog, `plan` says by what operations a bound statement is carried out. `session` is what a connection
+//! remembers. `expression`, `value`, `types`, `decimal`, `temporal` are what all of them compute with.
+
+pub mod bind;
+pub mod decimal;
+pub mod error;
+pub mod expression;
+pub mod gather;
+pub mod parse;
+pub mod plan;
+pub mod session;
+pub mod temporal;
+pub mod types;
+pub mod value;
+pub mod wire;

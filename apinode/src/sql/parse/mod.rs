@@ -1,0 +1,243 @@
+//! Text → syntax tree. The grammar is the crate `sqlparser`'s, of MySQL's dialect.
+
+pub mod text;
+
+use sqlparser::{
+    ast,
+    dialect::MySqlDialect,
+    keywords::Keyword,
+    parser::{Parser, ParserError},
+    tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
+};
+
+use super::error::{SqlError, codes};
+
+/// How deep expressions and queries may stand in each other.
+const DEPTH_MAX: usize = 48;
+/// Placeholders of a statement: the protocol counts them with 16 bits.
+const PLACEHOLDERS_MAX: usize = u16::MAX as usize;
+
+/// Statements of MySQL's that this version does not have and the parser might not know, by their first words.
+const REFUSED: [&str; 34] = [
+    "load",
+    "call",
+    "handler",
+    "do",
+    "grant",
+    "revoke",
+    "create user",
+    "alter user",
+    "drop user",
+    "rename",
+    "flush",
+    "reset",
+    "lock",
+    "unlock",
+    "kill",
+    "install",
+    "uninstall",
+    "analyze",
+    "check",
+    "checksum",
+    "optimize",
+    "repair",
+    "xa",
+    "prepare",
+    "execute",
+    "deallocate",
+    "change",
+    "purge",
+    "signal",
+    "resignal",
+    "get",
+    "help",
+    "shutdown",
+    "with",
+];
+
+/// A statement as it was written.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Parsed {
+    /// Its syntax tree.
+    pub statement: ast::Statement,
+    /// Where its placeholders are, in their order.
+    placeholders: Vec<Location>,
+    /// The texts of what it selects.
+    pub items: Vec<String>,
+}
+
+impl Parsed {
+    /// How many placeholders it has.
+    pub fn placeholders(&self) -> usize {
+        self.placeholders.len()
+    }
+
+    /// Which placeholder stands here.
+    pub fn placeholder(&self, at: Location) -> Option<usize> {
+        self.placeholders.binary_search(&at).ok()
+    }
+}
+
+/// Parses one statement, as [`text::split`] gives it.
+///
+/// # Errors
+/// 1064 with the place for what is none; 1235 for statements that this version does not have.
+pub fn parse(text: &str) -> Result<Parsed, SqlError> {
+    let mut words = text.split_whitespace().map(str::to_lowercase);
+    let first = words.next().unwrap_or_default();
+    let both = format!("{first} {}", words.next().unwrap_or_default());
+    if let Some(name) = REFUSED.iter().find(|name| **name == first || **name == both) {
+        return Err(SqlError::not_supported(name.to_uppercase()));
+    }
+    let dialect = MySqlDialect {};
+    let syntax = |error: ParserError| match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => {
+            SqlError::new(codes::SYNTAX, format!("You have an error in your SQL syntax: {text}"))
+        }
+        ParserError::RecursionLimitExceeded => SqlError::new(
+            codes::STACK_OVERRUN,
+            format!("Thread stack overrun: nested deeper than {DEPTH_MAX}"),
+        ),
+    };
+    let tokens =
+        Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| syntax(error.into()))?;
+    let tokens = known_operators(tokens)?;
+    let placeholders: Vec<Location> = tokens
+        .iter()
+        .filter(|token| matches!(token.token, Token::Placeholder(_)))
+        .map(|token| token.span.start)
+        .collect();
+    if placeholders.len() > PLACEHOLDERS_MAX {
+        let text = "Prepared statement contains too many placeholders";
+        return Err(SqlError::new(codes::TOO_MANY_PLACEHOLDERS, text));
+    }
+    let items = items(text, &tokens);
+    let mut parser = Parser::new(&dialect).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
+    let statement = parser.parse_statement().map_err(syntax)?;
+    let next = parser.peek_token();
+    if next.token != Token::EOF {
+        let text = format!("Expected: end of statement, found: {}{}", next.token, next.span.start);
+        return Err(syntax(ParserError::ParserError(text)));
+    }
+    Ok(Parsed { statement, placeholders, items })
+}
+
+/// `a MOD b` is `a % b`, which the parser knows.
+fn known_operators(mut tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>, SqlError> {
+    let mut after_operand = false;
+    for token in &mut tokens {
+        let is_operand = match &token.token {
+            Token::Whitespace(_) => continue,
+            Token::ExclamationMark => return Err(SqlError::not_supported("operator !")),
+            Token::Word(word)
+                if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("mod") && after_operand =>
+            {
+                token.token = Token::Mod;
+                false
+            }
+            Token::Word(word) => word.keyword == Keyword::NoKeyword || word.keyword == Keyword::NULL,
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) => true,
+            Token::HexStringLiteral(_) | Token::Placeholder(_) | Token::RParen => true,
+            _ => false,
+        };
+        after_operand = is_operand;
+    }
+    Ok(tokens)
+}
+
+/// The texts between SELECT, the commas that stand alone, and FROM: so are columns named that have no name.
+fn items(text: &str, tokens: &[TokenWithSpan]) -> Vec<String> {
+    let is_word = |token: &Token, word: &str| match token {
+        Token::Word(found) => found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word),
+        _ => false,
+    };
+    let mut visible = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    if !visible.next().is_some_and(|token| is_word(&token.token, "select")) {
+        return Vec::new();
+    }
+    let offset = offsets(text);
+    let (mut items, mut depth, mut from, mut to) = (Vec::new(), 0usize, None, 0);
+    let mut end = |from: &mut Option<usize>, to: usize| {
+        if let Some(from) = from.take() {
+            items.push(text.get(from..to).unwrap_or_default().to_owned());
+        }
+    };
+    for token in visible {
+        let ends = ["from", "where", "limit", "order", "for", "union", "group", "having"];
+        match &token.token {
+            Token::Comma if depth == 0 => {
+                end(&mut from, to);
+                continue;
+            }
+            Token::EOF => break,
+            word if depth == 0 && ends.into_iter().any(|end| is_word(word, end)) => break,
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        from.get_or_insert(offset(token.span.start));
+        to = offset(token.span.end);
+    }
+    end(&mut from, to);
+    items
+}
+
+/// Byte offsets of places, which count lines and characters from 1.
+fn offsets(text: &str) -> impl Fn(Location) -> usize + '_ {
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    move |place| {
+        let line = starts.get((place.line as usize).saturating_sub(1)).copied().unwrap_or(text.len());
+        let column = (place.column as usize).saturating_sub(1);
+        text[line..].char_indices().nth(column).map_or(text.len(), |(at, _)| line + at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_tell_the_place() {
+        let error = parse("SELECT * FORM t").unwrap_err();
+        assert_eq!(error.number(), 1064);
+        assert!(error.text.contains("Line: 1, Column: 10"), "{error}");
+        assert_eq!(parse("SELECT 1 2").unwrap_err().number(), 1064);
+        assert_eq!(parse("").unwrap_err().number(), 1064);
+        assert_eq!(
+            parse(&format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500))).unwrap_err().number(),
+            1436
+        );
+        assert_eq!(parse("LOAD DATA LOCAL INFILE 'x' INTO TABLE t").unwrap_err().number(), 1235);
+        assert_eq!(
+            parse("CREATE  USER x").unwrap_err().text,
+            "This version of Twofold doesn't yet support 'CREATE USER'"
+        );
+    }
+
+    #[test]
+    fn placeholders_are_counted_in_their_order() {
+        let parsed = parse("SELECT ?, '?', a FROM t WHERE b = ? AND c = ?").unwrap();
+        assert_eq!(parsed.placeholders(), 3);
+        assert_eq!(parsed.placeholder(Location::new(1, 35)), Some(1));
+        assert_eq!(parsed.placeholder(Location::new(1, 36)), None);
+    }
+
+    #[test]
+    fn items_are_named_as_they_are_written() {
+        let items = |text: &str| parse(text).unwrap().items;
+        assert_eq!(items("SELECT 1+1,\n  'ä' ,f( a, b ) FROM t"), ["1+1", "'ä'", "f( a, b )"]);
+        assert_eq!(items("SELECT a"), ["a"]);
+        assert_eq!(items("DELETE FROM t"), [""; 0]);
+    }
+
+    /// Threads of an API node have stacks of this size, as tests have.
+    #[test]
+    fn long_chains_fit_the_stack() {
+        for text in [format!("SELECT 1{}", " OR a = 1".repeat(1000)), format!("SELECT 1{}", "+1".repeat(255))]
+        {
+            let statements = text::split(text.as_bytes()).unwrap();
+            drop(parse(&statements[0]).unwrap());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! How rows are found.
+
+use twofold_proto::{key::encode_key, value::ValueRef};
+
+use crate::sql::{
+    bind::BoundTable,
+    decimal::Decimal,
+    error::SqlError,
+    expression::{Binary, Context, Expr},
+    temporal,
+    types::SqlType,
+    value::{Datum, number_prefix},
+};
+
+/// Keys of a statement; more are found by a scan.
+pub const KEYS_MAX: usize = 16_384;
+/// Whole numbers up to this are exact as floats.
+const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
+
+/// How the rows are found for which a condition may hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// These are all that there can be, each once.
+    Keys(Vec<Vec<u8>>),
+    /// Every row is looked at.
+    Scan,
+}
+
+/// What a column that is equal to a value holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Held {
+    /// This.
+    Value(ValueRef<'static>),
+    /// Nothing is equal to it.
+    Nothing,
+    /// It may be several values.
+    Several,
+}
+
+/// How to find the rows for which this may hold.
+///
+/// # Errors
+/// Those of values that are computed.
+pub fn access(table: &BoundTable, filter: Option<&Expr>, context: &Context<'_>) -> Result<Access, SqlError> {
+    let Some(filter) = filter else { return Ok(Access::Scan) };
+    let mut keys: Vec<Vec<ValueRef<'static>>> = vec![Vec::new()];
+    for &column in &table.schema.primary_key {
+        let Some(values) = values_of(table, usize::from(column), filter, context)? else {
+            return Ok(Access::Scan);
+        };
+        if keys.len().saturating_mul(values.len()) > KEYS_MAX {
+            return Ok(Access::Scan);
+        }
+        let longer = |key: &Vec<ValueRef<'static>>| {
+            values.iter().map(|value| key.iter().chain([value]).cloned().collect()).collect::<Vec<_>>()
+        };
+        keys = keys.iter().flat_map(longer).collect();
+    }
+    let mut encoded = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut bytes = Vec::new();
+        // What does not fit a column is no row's key.
+        if encode_key(&table.schema, &key, &mut bytes).is_ok() {
+            encoded.push(bytes);
+        }
+    }
+    encoded.sort_unstable();
+    encoded.dedup();
+    Ok(Access::Keys(encoded))
+}
+
+/// The values that a column of the key has to have; `None` if it may have any.
+fn values_of(
+    table: &BoundTable,
+    column: usize,
+    filter: &Expr,
+    context: &Context<'_>,
+) -> Result<Option<Vec<ValueRef<'static>>>, SqlError> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(index, _) if *index == column);
+    for part in filter.conjuncts() {
+        let candidates: &[Expr] = match part {
+            Expr::Binary(Binary::Equal, left, right) if is_column(left) && right.is_constant() => {
+                std::slice::from_ref(right)
+            }
+            Expr::Binary(Binary::Equal, left, right) if is_column(right) && left.is_constant() => {
+                std::slice::from_ref(left)
+            }
+            Expr::In(of, list) if is_column(of) && list.iter().all(Expr::is_constant) => list,
+            _ => continue,
+        };
+        let mut values = Vec::with_capacity(candidates.len());
+        let mut all = true;
+        for candidate in candidates {
+            match held(table, column, &candidate.evaluate(&[], context)?) {
+                Held::Value(value) => values.push(value),
+                Held::Nothing => {}
+                Held::Several => all = false,
+            }
+        }
+        if all {
+            return Ok(Some(values));
+        }
+    }
+    Ok(None)
+}
+
+/// What a column holds that is equal to this value.
+pub fn held(table: &BoundTable, column: usize, datum: &Datum) -> Held {
+    let number = |value: Option<i128>| match value {
+        Some(value) => match (i64::try_from(value), u64::try_from(value)) {
+            (Ok(value), _) => Held::Value(ValueRef::Int(value)),
+            (_, Ok(value)) => Held::Value(ValueRef::UInt(value)),
+            _ => Held::Nothing,
+        },
+        None => Held::Nothing,
+    };
+    let exact = |value: Decimal, scale: u8| {
+        let scaled = value.rescale(scale);
+        number(scaled.filter(|scaled| scaled.compare(value).is_eq()).map(|scaled| scaled.digits))
+    };
+    let float = |value: f64| match value {
+        value if value.fract() != 0.0 => Held::Nothing,
+        value if value.abs() < EXACT_FLOAT => number(Some(value as i128)),
+        _ => Held::Several,
+    };
+    let at = || match datum {
+        Datum::Date(days) => Some(temporal::date_time(*days, 0)),
+        Datum::DateTime(at) => Some(*at),
+        Datum::Text(text) => temporal::parse(text).filter(|(_, all)| *all).map(|(at, _)| at),
+        _ => None,
+    };
+    if datum.is_null() {
+        return Held::Nothing;
+    }
+    let kept_as_bool = table.schema.columns[column].column_type == twofold_proto::schema::ColumnType::Bool;
+    match (table.sql_type(column), datum) {
+        _ if kept_as_bool => Held::Several,
+        (SqlType::Bool | SqlType::Integer { .. }, Datum::Int(_) | Datum::UInt(_)) => number(datum.to_i128()),
+        (SqlType::Bool | SqlType::Integer { .. }, Datum::Decimal(value)) => exact(*value, 0),
+        (SqlType::Bool | SqlType::Integer { .. }, Datum::Double(value)) => float(*value),
+        (SqlType::Bool | SqlType::Integer { .. }, Datum::Text(text)) => float(number_prefix(text).0),
+        (SqlType::Decimal { scale, .. }, Datum::Int(_) | Datum::UInt(_) | Datum::Decimal(_)) => {
+            datum.to_decimal().map_or(Held::Several, |value| exact(value, scale))
+        }
+        (sql_type, Datum::Text(text)) if sql_type.is_text() => Held::Value(text.clone().into()),
+        (sql_type, Datum::Binary(bytes)) if sql_type.is_text() => match String::from_utf8(bytes.clone()) {
+            Ok(text) => Held::Value(text.into()),
+            Err(_) => Held::Nothing,
+        },
+        (sql_type, Datum::Text(text)) if sql_type.is_binary() => {
+            Held::Value(text.clone().into_bytes().into())
+        }
+        (sql_type, Datum::Binary(bytes)) if sql_type.is_binary() => Held::Value(bytes.clone().into()),
+        (SqlType::Date, _) => match at().map(temporal::split) {
+            Some((days, 0)) => Held::Value(ValueRef::Int(days.into())),
+            Some(_) => Held::Nothing,
+            None => Held::Several,
+        },
+        (SqlType::DateTime(_) | SqlType::Timestamp(_), _) => {
+            at().map_or(Held::Several, |at| Held::Value(ValueRef::Int(at)))
+        }
+        _ => Held::Several,
+    }
+}

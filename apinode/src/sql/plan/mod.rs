@@ -1,0 +1,14 @@
+//! Bound statement → operations of the cluster: which rows by key and which by scan, which conditions and changes the data nodes
+//! carry out themselves, and which are left to the API node.
+
+pub mod access;
+pub mod change;
+pub mod filter;
+pub mod rows;
+
+#[cfg(test)]
+mod tests;
+
+pub use access::{Access, access};
+pub use change::interpreted;
+pub use filter::{Pushed, push};

@@ -1,0 +1,140 @@
+//! Statement → what the cluster is asked, as text.
+
+use twofold_proto::{
+    filter::{Condition, Filter, FilterBuilder},
+    key::key_text,
+    operation::Change,
+};
+
+use super::*;
+use crate::sql::{
+    bind::{BoundTable, Statement, tests::bind},
+    expression::{Context, Expr},
+    value::Datum,
+};
+
+fn conditions(filter: Filter<'_>) -> String {
+    let texts = filter.conditions().map(|condition| match condition.unwrap() {
+        Condition::Column { column, comparison, value } => {
+            format!("#{column} {comparison:?} {}", value.excerpt())
+        }
+        Condition::IsNull(column) => format!("#{column} is null"),
+        Condition::IsNotNull(column) => format!("#{column} is not null"),
+        Condition::All(list) => format!("all({})", conditions(list)),
+        Condition::Any(list) => format!("any({})", conditions(list)),
+        other => format!("{other:?}"),
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+fn changes(table: &BoundTable, assignments: &[(usize, Option<Expr>)], context: &Context<'_>) -> String {
+    match interpreted(table, assignments, None, context) {
+        Ok(Some(changes)) => changes
+            .iter()
+            .map(|(column, change)| match change {
+                Change::Set(value) => format!("#{column} := {}", value.excerpt()),
+                Change::Add(value) => format!("#{column} += {}", value.excerpt()),
+                other => format!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+            .join(", "),
+        Ok(None) => "needs the row".into(),
+        Err(error) => error.number().to_string(),
+    }
+}
+
+/// How rows are found | which conditions go to the data nodes, and how much of all that is | the changes.
+fn plan(query: &str, parameters: &[Datum]) -> String {
+    let context = Context::new(parameters);
+    let bound = bind(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let (table, filter, changed) = match &bound {
+        Statement::Select(select) => (select.table.as_ref().unwrap(), &select.filter, String::new()),
+        Statement::Delete(delete) => (&delete.table, &delete.filter, String::new()),
+        Statement::Update(update) => {
+            (&update.table, &update.filter, changes(&update.table, &update.assignments, &context))
+        }
+        other => panic!("{other:?}"),
+    };
+    let found = match access(table, filter.as_ref(), &context).unwrap() {
+        Access::Scan => "scan".into(),
+        Access::Keys(keys) => {
+            keys.iter().map(|key| key_text(&table.schema, key)).collect::<Vec<_>>().join(" ")
+        }
+    };
+    let mut builder = FilterBuilder::new();
+    let pushed = push(table, filter.as_ref(), &context, &mut builder).unwrap();
+    format!("{found} | {} {pushed:?} | {changed}", conditions(builder.filter()))
+}
+
+#[test]
+fn golden_plans() {
+    let cases = [
+        ("SELECT * FROM t", "scan |  All | "),
+        ("SELECT * FROM t WHERE a = 1 AND b = 'x'", "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | "),
+        (
+            "SELECT * FROM t WHERE a IN (1, 2, 1) AND 'x' = b AND c > 5",
+            "(1, \"x\") (2, \"x\") | any(#0 Equal 1, #0 Equal 2, #0 Equal 1), #1 Equal \"x\", #2 Greater 5 All | ",
+        ),
+        ("SELECT * FROM t WHERE a = 1", "scan | #0 Equal 1 All | "),
+        ("SELECT * FROM t WHERE a = 1 OR b = 'x'", "scan | any(all(#0 Equal 1), all(#1 Equal \"x\")) All | "),
+        ("SELECT * FROM t WHERE a = 1 OR f + 1 = 2", "scan |  Nothing | "),
+        ("SELECT * FROM t WHERE c > 1 AND f + 1 = 2", "scan | #2 Greater 1 Part | "),
+        (
+            "SELECT * FROM t WHERE c BETWEEN 1 AND 3",
+            "scan | all(#2 GreaterOrEqual 1, #2 LessOrEqual 3) All | ",
+        ),
+        ("SELECT * FROM t WHERE p = 1.5 AND p IS NOT NULL", "scan | #3 Equal 150, #3 is not null All | "),
+        ("SELECT * FROM t WHERE p = 1.555", "scan | #3 Equal NULL All | "),
+        ("SELECT * FROM t WHERE p > 1.555", "scan |  Nothing | "),
+        ("SELECT * FROM t WHERE f = 1", "scan | #4 Equal 1 All | "),
+        ("SELECT * FROM t WHERE 5 > c", "scan | #2 Less 5 All | "),
+        ("SELECT * FROM t WHERE c = NULL", "scan | #2 Equal NULL All | "),
+        ("SELECT * FROM t WHERE NOT (c = 1)", "scan |  Nothing | "),
+        ("SELECT * FROM t WHERE at > '1970-01-02'", "scan | #5 Greater 86400000000 All | "),
+        // Nothing is equal to it, so there is no key.
+        ("SELECT * FROM t WHERE a = 1.5 AND b = 'x'", " | #0 Equal NULL, #1 Equal \"x\" All | "),
+        (
+            "SELECT * FROM t WHERE a = 99999999999 AND b = 'x'",
+            " | #0 Equal 99999999999, #1 Equal \"x\" All | ",
+        ),
+        // Many texts are equal to a number, and each compares with a warning.
+        ("SELECT * FROM t WHERE a = 1 AND b = 5", "scan | #0 Equal 1 Part | "),
+        ("SELECT * FROM t WHERE a = '1' AND b = 'x'", "(1, \"x\") | #1 Equal \"x\" Part | "),
+        ("DELETE FROM t WHERE a = 1 AND b = 'x'", "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | "),
+        (
+            "UPDATE t SET c = c + 1, p = 2 WHERE a = 1 AND b = 'x'",
+            "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | #2 += 1, #3 := 200",
+        ),
+        ("UPDATE t SET c = 5 - 7 WHERE c = 1", "scan | #2 Equal 1 All | #2 := -2"),
+        ("UPDATE t SET c = c - 2", "scan |  All | #2 += -2"),
+        ("UPDATE t SET c = c * 2", "scan |  All | needs the row"),
+        ("UPDATE t SET c = n", "scan |  All | needs the row"),
+        // They hold less than what they are kept as.
+        ("UPDATE t SET p = p + 1", "scan |  All | needs the row"),
+        ("UPDATE t SET n = n + 1", "scan |  All | needs the row"),
+        ("UPDATE t SET c = 'x'", "scan |  All | 1366"),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(plan(query, &[]), expected, "{query}");
+    }
+}
+
+#[test]
+fn placeholders_decide_when_they_have_values() {
+    let query = "SELECT * FROM t WHERE a = ? AND b = ?";
+    let text = |text: &str| Datum::Text(text.into());
+    assert_eq!(plan(query, &[Datum::Int(1), text("x")]), "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | ");
+    assert_eq!(plan(query, &[Datum::Null, text("x")]), " | #0 Equal NULL, #1 Equal \"x\" All | ");
+    assert_eq!(plan(query, &[text("1"), Datum::Int(3)]), "scan |  Nothing | ");
+}
+
+#[test]
+fn deep_conditions_stay_within_what_data_nodes_bear() {
+    let deep = (0..12).fold("c = 1".to_owned(), |inner, level| match level % 2 {
+        0 => format!("({inner}) AND n = 2 OR c = 3"),
+        _ => format!("({inner}) OR n = 2"),
+    });
+    let planned = plan(&format!("SELECT * FROM t WHERE {deep}"), &[]);
+    let depth = planned.matches("any(").count();
+    assert!(depth < twofold_proto::filter::FILTER_DEPTH_MAX, "{planned}");
+}
