@@ -182,8 +182,10 @@ async fn start(
                 .map_err(|error| Failure::Setting(format!("cannot listen on {host}:{port}: {error}")))?,
         );
     }
-    let needed = 2 * arguments.max_connections as u64 + OTHER_DESCRIPTORS;
-    if let Err(error) = descriptors::allow(needed) {
+    let of = |protocols: u64| protocols * arguments.max_connections as u64 + OTHER_DESCRIPTORS;
+    // Hardly ever has either protocol all of its connections: half of them will do where there cannot be more.
+    if let Err(error) = descriptors::allow(of(2)).or_else(|_| descriptors::allow(of(1))) {
+        let needed = of(1);
         tracing::warn!(
             "the system allows fewer than {needed} open descriptors ({error}); see ulimit -n, --max-connections"
         );

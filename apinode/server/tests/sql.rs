@@ -171,7 +171,7 @@ fn the_protocol_is_kept() {
     assert_eq!(client.heard().number(), 1235);
     client.command(0x77, b"");
     assert_eq!(client.heard().number(), 1047);
-    client.command(3, b"SELECT '\xff'");
+    client.command(3, b"SELECT \xff");
     assert_eq!(client.heard().number(), 1300);
     assert_eq!(rows(&mut client, "SELECT 1"), "1", "it is usable all the while");
     client.command(0x1f, b"");

@@ -94,12 +94,20 @@ impl Decimal {
         product.rescale(product.scale.min(SCALE_MAX))
     }
 
-    /// The quotient; `None` if it has too many digits. The divisor is not 0.
+    /// The quotient, with more digits than it is shown with ([`quotient_scale`]): those that MySQL computes, which keeps nine in
+    /// a word. `None` if it has too many. The divisor is not 0.
     pub fn divide(self, other: Decimal) -> Option<Decimal> {
-        let scale = quotient_scale(self.scale);
+        let words = |digits: u8| digits.next_multiple_of(9);
+        let spare = words(self.scale) - self.scale + words(other.scale) - other.scale;
+        let more = DIVISION_DIGITS.saturating_sub(spare);
+        let scale = words(words(self.scale) + words(other.scale) + more).min(SCALE_MAX);
         // digits × 10^(scale + other.scale − self.scale) ÷ other.digits
-        let shifted = self.digits.checked_mul(power(scale + other.scale - self.scale)?)?;
-        Some(Decimal { digits: divide_rounded(shifted, other.digits)?, scale })
+        let quotient = |scale: u8| {
+            let shift = (scale + other.scale).checked_sub(self.scale)?;
+            let shifted = self.digits.checked_mul(power(shift)?)?;
+            Some(Decimal { digits: shifted.checked_div(other.digits)?, scale })
+        };
+        quotient(scale).or_else(|| quotient(quotient_scale(self.scale)))
     }
 
     /// What is left of a division without a fraction. The divisor is not 0.
@@ -183,8 +191,8 @@ mod tests {
         let show = |value: Option<Decimal>| value.map(|value| value.to_string()).unwrap_or_default();
         assert_eq!(show(decimal("1.5").plus(decimal("-0.25"))), "1.25");
         assert_eq!(show(decimal("1.50").multiply(decimal("-2.5"))), "-3.750");
-        assert_eq!(show(decimal("2").divide(decimal("3"))), "0.6667");
-        assert_eq!(show(decimal("-1.00").divide(decimal("8"))), "-0.125000");
+        assert_eq!(show(decimal("2").divide(decimal("3"))), "0.666666666");
+        assert_eq!(show(decimal("-1.00").divide(decimal("8"))), "-0.125000000");
         assert_eq!(show(decimal("-7.5").remainder(decimal("2"))), "-1.5");
         assert_eq!(
             [decimal("2.5").rounded(), decimal("-2.5").rounded(), decimal("-2.4").rounded()],

@@ -11,6 +11,7 @@ use twofold_apinode::{
         parse::Parsed,
         plan::rows,
         session::{Isolation, OWN_DATABASE, Session},
+        types::SqlType,
         value::Datum,
         wire::{result::Done, status},
     },
@@ -18,7 +19,7 @@ use twofold_apinode::{
 use twofold_client::handle::{Handle, Held};
 use twofold_proto::{
     error::{Error, ErrorCode},
-    operation::{Operation, OperationKind, Refusal, ResultCode, ResultRef},
+    operation::{Change, Operation, OperationKind, OperationRef, Refusal, ResultCode, ResultRef},
     schema::Schema,
     wire::Reader,
 };
@@ -380,12 +381,33 @@ pub(super) fn head(result: &[u8]) -> Result<(ResultCode, bool, bool), SqlError> 
 pub(super) fn refused(table: &BoundTable, operation: &Operation, code: ResultCode) -> SqlError {
     match code {
         ResultCode::AlreadyExists => duplicate(table, &operation.key),
-        ResultCode::OutOfRange => {
-            let text = format!("Out of range value in an update of table '{}'", table.name.table);
-            SqlError::new(codes::OUT_OF_RANGE, text)
-        }
+        ResultCode::OutOfRange => out_of_range(table, operation),
         code => Refusal::from(code).error(&table.schema, Some(&operation.key)).into(),
     }
+}
+
+/// A sum does not fit its column: as MySQL has it, either it does not fit the type that sums have, or not the column.
+fn out_of_range(table: &BoundTable, operation: &Operation) -> SqlError {
+    let bytes = operation.to_bytes();
+    let parsed = OperationRef::parse(&mut Reader::new(&bytes, "operation"));
+    let body = parsed.as_ref().ok().and_then(|parsed| parsed.parse_body().ok());
+    let mut changes = body.and_then(|body| body.assignments).unwrap_or_default().iter().flatten();
+    let sum = changes.find_map(|assignment| match assignment.change {
+        Change::Add(number) => Some((usize::from(assignment.column), number)),
+        _ => None,
+    });
+    let Some((column, number)) = sum else {
+        let text = format!("Out of range value in an update of table '{}'", table.name.table);
+        return SqlError::new(codes::OUT_OF_RANGE, text);
+    };
+    let (name, sql_type) = (&table.schema.columns[column].name, table.sql_type(column));
+    let below_zero = sql_type.is_unsigned() && number.as_integer().is_some_and(|number| number < 0);
+    if below_zero || sql_type == SqlType::BIGINT || sql_type == SqlType::UNSIGNED {
+        let kind = if sql_type.is_unsigned() { "BIGINT UNSIGNED" } else { "BIGINT" };
+        let text = format!("{kind} value is out of range in '(`{name}` + {})'", number.excerpt());
+        return SqlError::new(codes::NUMBER_OUT_OF_RANGE, text);
+    }
+    SqlError::new(codes::OUT_OF_RANGE, format!("Out of range value for column '{name}' at row 1"))
 }
 
 /// The key is there already.
@@ -401,7 +423,7 @@ pub(super) fn failed(table: &BoundTable, operations: &[Operation], failure: Fail
     match (failure.error.code, operation) {
         (ErrorCode::DuplicateKey, Some(operation)) => duplicate(table, &operation.key),
         (ErrorCode::BadValue, Some(operation)) if operation.kind != OperationKind::Read => {
-            SqlError::new(codes::OUT_OF_RANGE, failure.error.text)
+            out_of_range(table, operation)
         }
         _ => failure.error.into(),
     }

@@ -62,10 +62,15 @@ impl Expr {
             }
             Expr::Cast(inner, sql_type) => store::cast(inner.evaluate(row, context)?, *sql_type, context),
             Expr::Call(function, arguments) => {
-                let values: Result<Vec<Datum>, SqlError> =
-                    arguments.iter().map(|argument| argument.evaluate(row, context)).collect();
                 let types: Vec<SqlType> =
                     arguments.iter().map(|argument| argument.sql_type(context.parameters)).collect();
+                // A quotient has more digits than its type says: who makes text of it sees those of the type.
+                let values = arguments.iter().zip(&types).map(|(argument, sql_type)| {
+                    let value = argument.evaluate(row, context)?;
+                    let shown = matches!(value, Datum::Decimal(_)) && !function.is_of_numbers();
+                    if shown { as_type(value, *sql_type) } else { Ok(value) }
+                });
+                let values: Result<Vec<Datum>, SqlError> = values.collect();
                 function.call(&values?, &types, context)
             }
         }

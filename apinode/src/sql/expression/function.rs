@@ -6,7 +6,7 @@ use super::{
     evaluate::alternative,
 };
 use crate::sql::{
-    decimal::Decimal,
+    decimal::{self, Decimal},
     error::{SqlError, codes},
     types::SqlType,
     value::Datum,
@@ -115,6 +115,12 @@ fn text(value: impl Into<String>) -> Datum {
 }
 
 impl Function {
+    /// Whether it computes with numbers.
+    pub fn is_of_numbers(self) -> bool {
+        use Function::*;
+        matches!(self, Abs | Ceiling | Floor | Round | Truncate | Sign)
+    }
+
     /// The type of its value, by the types of its arguments.
     pub fn sql_type(self, types: &[SqlType], arguments: &[Expr]) -> SqlType {
         use Function::*;
@@ -127,7 +133,7 @@ impl Function {
                     let wanted = match (self, arguments.get(1)) {
                         (Abs, _) => scale,
                         (Round | Truncate, Some(Expr::Constant(Datum::Int(digits), _))) => {
-                            (*digits).clamp(0, scale.into()) as u8
+                            (*digits).clamp(0, decimal::SCALE_MAX.into()) as u8
                         }
                         (Round | Truncate, Some(_)) => scale,
                         (Ceiling | Floor, _) => return SqlType::BIGINT,
@@ -278,7 +284,7 @@ impl Function {
             Datum::Decimal(value) => {
                 let one = Decimal::integer(1);
                 let whole = Decimal::integer(value.whole());
-                let scale = digits.clamp(0, value.scale.into()) as u8;
+                let scale = digits.clamp(0, decimal::SCALE_MAX.into()) as u8;
                 let found = match self {
                     Abs if value.digits < 0 => value.negate(),
                     Abs => Some(*value),

@@ -148,7 +148,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Takes over what stands in quotes; bytes that are declared binary become digits, as they may be no text.
+    /// Takes over what stands in quotes; bytes that are declared binary, or are no text, become digits.
     fn quoted(&mut self, quote: u8) -> Result<(), SqlError> {
         self.token()?;
         let mut bytes = Vec::new();
@@ -180,13 +180,14 @@ impl Cutter<'_> {
         let binary = self.word.filter(|&word| {
             quote != b'`' && self.out[word..].trim_ascii_end().eq_ignore_ascii_case(b"_binary")
         });
-        match binary {
-            Some(word) => {
-                self.out.truncate(word);
-                let digits: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
-                self.out.extend_from_slice(format!("X'{digits}'").as_bytes());
-            }
-            None => self.out.extend_from_slice(&self.query[start..self.at]),
+        // Clients that do not declare it send binary so, too.
+        let undeclared = quote != b'`' && str::from_utf8(&bytes).is_err();
+        if binary.is_some() || undeclared {
+            self.out.truncate(binary.unwrap_or(self.out.len()));
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+            self.out.extend_from_slice(format!("X'{digits}'").as_bytes());
+        } else {
+            self.out.extend_from_slice(&self.query[start..self.at]);
         }
         self.word = None;
         Ok(())
@@ -299,7 +300,8 @@ mod tests {
             split(b"SELECT _binary 'a\\0\xff''', _BINARY\"b\"").unwrap(),
             ["SELECT X'6100FF27', X'62'"]
         );
-        assert_eq!(split(b"SELECT '\xff'").unwrap_err().number(), 1300);
+        assert_eq!(split(b"SELECT '\xff', \"\xe4\"").unwrap(), ["SELECT X'FF', X'E4'"]);
+        assert_eq!(split(b"SELECT \xff").unwrap_err().number(), 1300);
         assert_eq!(split("SELECT 'ä', bär".as_bytes()).unwrap(), ["SELECT 'ä', bär"]);
     }
 
