@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    Binary, Context, Expr, Unary, common_type,
+    Binary, Context, Expr, Function, Unary, common_type,
     compare::{compare, to_float},
     store,
 };
@@ -32,7 +32,7 @@ impl Expr {
             Expr::All(list) => logic(list, row, context, false),
             Expr::Any(list) => logic(list, row, context, true),
             Expr::In(of, list) => in_list(&of.evaluate(row, context)?, list, row, context),
-            Expr::Between(of, bounds) => between(&of.evaluate(row, context)?, bounds, row, context),
+            Expr::Between(of, bounds) => between(of, bounds, row, context),
             Expr::Like(of, pattern, escape) => {
                 let (of, pattern) = (of.evaluate(row, context)?, pattern.evaluate(row, context)?);
                 if of.is_null() || pattern.is_null() {
@@ -62,6 +62,9 @@ impl Expr {
             }
             Expr::Cast(inner, sql_type) => store::cast(inner.evaluate(row, context)?, *sql_type, context),
             Expr::Call(function, arguments) => {
+                if let Some(value) = chosen(*function, arguments, row, context)? {
+                    return Ok(value);
+                }
                 let types: Vec<SqlType> =
                     arguments.iter().map(|argument| argument.sql_type(context.parameters)).collect();
                 // A quotient has more digits than its type says: who makes text of it sees those of the type.
@@ -137,19 +140,57 @@ fn in_list(of: &Datum, list: &[Expr], row: &[Datum], context: &Context<'_>) -> R
     Ok(if unknown { Datum::Null } else { false.into() })
 }
 
+/// All three are compared as one type: where one is a number, all are.
 fn between(
-    of: &Datum,
+    of: &Expr,
     bounds: &(Expr, Expr),
     row: &[Datum],
     context: &Context<'_>,
 ) -> Result<Datum, SqlError> {
-    let least = compare(of, &bounds.0.evaluate(row, context)?, context)?.map(Ordering::is_ge);
-    let most = compare(of, &bounds.1.evaluate(row, context)?, context)?.map(Ordering::is_le);
+    let operands = [of, &bounds.0, &bounds.1];
+    let types = operands.map(|operand| operand.sql_type(context.parameters));
+    let is_string = |sql_type: &SqlType| sql_type.is_text() || sql_type.is_binary();
+    let as_numbers = types.iter().any(is_string) && types.iter().any(|sql_type| sql_type.is_number());
+    let value = |operand: &Expr| {
+        let value = operand.evaluate(row, context)?;
+        if as_numbers && value.is_string() { to_float(&value, context).map(Datum::Double) } else { Ok(value) }
+    };
+    let of = value(of)?;
+    let least = compare(&of, &value(&bounds.0)?, context)?.map(Ordering::is_ge);
+    let most = compare(&of, &value(&bounds.1)?, context)?.map(Ordering::is_le);
     Ok(match (least, most) {
         (Some(false), _) | (_, Some(false)) => false.into(),
         (Some(true), Some(true)) => true.into(),
         _ => Datum::Null,
     })
+}
+
+/// IF, IFNULL, COALESCE: what is not chosen is not computed. `None` for other functions.
+fn chosen(
+    function: Function,
+    arguments: &[Expr],
+    row: &[Datum],
+    context: &Context<'_>,
+) -> Result<Option<Datum>, SqlError> {
+    let types = |arguments: &[Expr]| -> Vec<SqlType> {
+        arguments.iter().map(|argument| argument.sql_type(context.parameters)).collect()
+    };
+    match (function, arguments) {
+        (Function::If, [condition, yes, no]) => {
+            let value = if condition.holds(row, context)? { yes } else { no }.evaluate(row, context)?;
+            alternative(&value, types(&arguments[1..])).map(Some)
+        }
+        (Function::Coalesce | Function::IfNull, _) => {
+            for argument in arguments {
+                let value = argument.evaluate(row, context)?;
+                if !value.is_null() {
+                    return alternative(&value, types(arguments)).map(Some);
+                }
+            }
+            Ok(Some(Datum::Null))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn unary(operator: Unary, datum: Datum, context: &Context<'_>) -> Result<Datum, SqlError> {

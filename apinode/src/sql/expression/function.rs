@@ -170,14 +170,6 @@ impl Function {
     pub fn call(self, values: &[Datum], types: &[SqlType], context: &Context<'_>) -> Result<Datum, SqlError> {
         use Function::*;
         match self {
-            Coalesce | IfNull => {
-                let found = values.iter().find(|value| !value.is_null()).unwrap_or(&Datum::Null);
-                return alternative(found, types.iter().copied());
-            }
-            If => {
-                let holds = !values[0].is_null() && to_truth(&values[0], context)?;
-                return alternative(&values[if holds { 1 } else { 2 }], types[1..].iter().copied());
-            }
             NullIf => {
                 let equal = compare(&values[0], &values[1], context)?.is_some_and(|order| order.is_eq());
                 return Ok(if equal { Datum::Null } else { values[0].clone() });
@@ -249,6 +241,7 @@ impl Function {
                 number => format!("{:X}", number.to_i128().unwrap_or(0) as u64),
             })),
             Unhex => Ok(unhex(&first.text()).map_or(Datum::Null, Datum::Binary)),
+            // Those of which not all arguments are computed are dealt with where they are.
             Coalesce | IfNull | If | NullIf | ConcatWs => Ok(Datum::Null),
         }
     }
@@ -319,10 +312,6 @@ impl Function {
             }
         }
     }
-}
-
-fn to_truth(value: &Datum, context: &Context<'_>) -> Result<bool, SqlError> {
-    if value.is_string() { Ok(to_float(value, context)? != 0.0) } else { Ok(value.truth() == Some(true)) }
 }
 
 /// With zeros for the last so many digits.
