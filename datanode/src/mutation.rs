@@ -29,8 +29,8 @@ pub enum Mutation {
     SkipUndo,
     /// Reads of a SERIALIZABLE transaction take no locks.
     SkipReadLocks,
-    /// A joining node keeps what it had of a partition whose primary changed.
-    KeepStaleCopy,
+    /// A joining node keeps rows that were deleted while it was away.
+    KeepStrays,
     /// A committed read does not wait for a writer that may be committed already.
     ReadThroughPrepared,
     /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
@@ -59,7 +59,7 @@ impl Mutation {
         Mutation::ForgetOutcomeEarly,
         Mutation::SkipUndo,
         Mutation::SkipReadLocks,
-        Mutation::KeepStaleCopy,
+        Mutation::KeepStrays,
         Mutation::ReadThroughPrepared,
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,

@@ -105,11 +105,12 @@ kinds! {
     OutcomeConf = 44;
     /// Replica to new primary: a bincode [`ReplicaStateOrd`].
     ReplicaStateOrd = 45;
-    /// Syncing replica to primary: u16 partition.
+    /// Syncing replica to primary: u16 partition, u64 the epoch up to which it has the rows.
     CopyReq = 46;
     /// Primary to syncing replica: a bincode [`CopyBeginOrd`]; the open write sets and the rows follow.
     CopyBeginOrd = 47;
-    /// Primary to syncing replica: u16 partition, then [`CopyRow`]s.
+    /// Primary to syncing replica: u16 partition, u32 table and u64 tag of the first row that is not told of yet, a block of
+    /// [`CopyRow`]s, then u64 fingerprints of rows that the replica has.
     CopyRowsOrd = 48;
     /// Primary to syncing replica: u16 partition, which is complete.
     CopyEndOrd = 49;

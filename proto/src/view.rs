@@ -111,6 +111,11 @@ impl View {
         later.map(|cut| cut.epoch).min().map_or(epoch, |cut| epoch.min(cut))
     }
 
+    /// Whether it tells of all system restarts after this epoch.
+    pub fn knows_cuts_since(&self, epoch: Epoch) -> bool {
+        self.cuts.len() < CUTS_MAX || self.cuts.iter().any(|cut| cut.restart <= epoch.restart() + 1)
+    }
+
     /// Whether what was committed in this epoch was not undone by a system restart.
     pub fn keeps(&self, epoch: Epoch) -> bool {
         self.last_kept(epoch) == epoch

@@ -1,12 +1,13 @@
 //! All rows of one worker: its arena, and the fragments in it by partition and table. It knows nothing of transactions:
 //! what it has is committed.
 
-use std::{cmp::Ordering, hint::black_box};
+use std::{cmp::Ordering, collections::BTreeSet, hint::black_box};
 
 use twofold_proto::{
-    ids::{PartitionId, TableId, Version},
+    ids::{Epoch, PartitionId, TableId, Version},
     message::{CopyRow, Image},
     operation::{BodyRef, OperationKind, Refusal, ResultCode},
+    placement::KeyHash,
     schema::Schema,
     time::ClusterTime,
     wire::Writer,
@@ -15,7 +16,7 @@ use twofold_proto::{
 use crate::{
     arena::{Arena, NewRow, StoredRow, compare_versions, touch_lines},
     evaluate::{CurrentRow, append_scanned, holds},
-    fragment::Fragment,
+    fragment::{Fragment, Group},
 };
 
 /// The rows of one worker.
@@ -47,6 +48,31 @@ pub struct CopyCursor {
     pub tag: u64,
     /// So many rows of this tag are copied. It must go on before anything changes.
     pub skip: usize,
+}
+
+impl CopyCursor {
+    /// Behind all rows.
+    pub const END: CopyCursor = CopyCursor { table: TableId(u32::MAX), tag: u64::MAX, skip: 0 };
+}
+
+/// A row that a replica has, and should not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stray {
+    /// The table.
+    pub table: TableId,
+    /// The tag in the hash index.
+    pub tag: u32,
+    /// The row's version.
+    pub version: Version,
+    /// The encoded primary key.
+    pub key: Box<[u8]>,
+}
+
+/// What tells a version of a row from all others of its partition, but for one in 2^64.
+pub fn fingerprint(table: TableId, key: &[u8], version: Version) -> u64 {
+    let number = u64::from(version.number as u32) << 32 | u64::from(table.0);
+    let mixed = version.epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) ^ number;
+    KeyHash::of(key).index_seed() ^ mixed.wrapping_mul(0xff51_afd7_ed55_8ccd)
 }
 
 /// How much a step of a scan gives out at most. One group of rows of equal tag is given out whole.
@@ -260,19 +286,12 @@ impl Store {
         }
     }
 
-    /// Takes all rows of a partition away, likewise.
-    pub fn drop_partition(&mut self, partition: PartitionId) {
-        for (_, fragment) in std::mem::take(&mut self.partitions[usize::from(partition.0)]) {
-            self.doom(fragment);
-        }
-    }
-
     fn doom(&mut self, fragment: Fragment) {
         self.doomed_rows += fragment.len() as u64;
         self.doomed.push(fragment);
     }
 
-    /// Frees so many rows of dropped tables and partitions at most.
+    /// Frees so many rows of dropped tables at most.
     pub fn free_doomed(&mut self, rows: usize) {
         let mut left = rows;
         while let Some(fragment) = self.doomed.last_mut() {
@@ -332,30 +351,37 @@ impl Store {
         Ok((None, rows))
     }
 
-    /// Appends rows of a partition, from a cursor on, until `out` is as long as `limit`. Stops behind a whole tag, but
-    /// where that would make it longer than `limit_of_tag`. Returns where to go on, and how many.
+    /// Appends rows of a partition, from a cursor on, until `out` is as long as the first limit. Stops behind a whole tag, but
+    /// where that would make it longer than the second. Of rows that are not newer than `since` only the fingerprints are
+    /// appended, to `kept`. Returns where to go on, and how many rows it appended.
     pub fn copy_out(
         &self,
         partition: PartitionId,
         from: CopyCursor,
-        limit: usize,
-        limit_of_tag: usize,
+        since: Epoch,
+        limits: (usize, usize),
         out: &mut Vec<u8>,
+        kept: &mut Vec<u64>,
     ) -> (Option<CopyCursor>, u64) {
         let mut rows = 0;
         for (table, fragment) in self.tables_from(partition, from.table) {
             let first = if table == from.table { from } else { CopyCursor { table, tag: 0, skip: 0 } };
             for group in fragment.groups(first.tag) {
                 let tag = u64::from(group.tag);
-                if out.len() >= limit {
+                let length = |out: &Vec<u8>, kept: &Vec<u64>| out.len() + size_of::<u64>() * kept.len();
+                if length(out, kept) >= limits.0 {
                     return (Some(CopyCursor { table, tag, skip: 0 }), rows);
                 }
                 let done = if tag == first.tag { first.skip } else { 0 };
                 for (skip, entry) in group.rows.iter().enumerate().skip(done) {
-                    if out.len() >= limit_of_tag {
+                    if length(out, kept) >= limits.1 {
                         return (Some(CopyCursor { table, tag, skip }), rows);
                     }
                     let row = self.arena.row(entry.row());
+                    if row.version().epoch <= since {
+                        kept.push(fingerprint(table, row.key(), row.version()));
+                        continue;
+                    }
                     CopyRow {
                         table,
                         schema_version: row.schema_version() as u16,
@@ -372,6 +398,32 @@ impl Store {
             }
         }
         (None, rows)
+    }
+
+    /// The rows of a partition from one cursor to before another that are not among those `told`. What is met is taken out
+    /// of these: what is left in the end is missing here.
+    pub fn strays(
+        &self,
+        partition: PartitionId,
+        from: CopyCursor,
+        to: CopyCursor,
+        told: &mut BTreeSet<u64>,
+    ) -> Vec<Stray> {
+        let mut strays = Vec::new();
+        for (table, fragment) in self.tables_from(partition, from.table) {
+            let first = if table == from.table { from.tag } else { 0 };
+            let is_before = |group: &Group<'_>| (table, u64::from(group.tag)) < (to.table, to.tag);
+            for group in fragment.groups(first).take_while(is_before) {
+                for entry in group.rows {
+                    let row = self.arena.row(entry.row());
+                    if !told.remove(&fingerprint(table, row.key(), row.version())) {
+                        let (tag, version) = (group.tag, row.version());
+                        strays.push(Stray { table, tag, version, key: row.key().into() });
+                    }
+                }
+            }
+        }
+        strays
     }
 
     /// The fragments of a partition from a table on, by table.
@@ -488,7 +540,8 @@ mod tests {
             while let Some(cursor) = next {
                 let mut out = Vec::new();
                 let rows;
-                (next, rows) = from.copy_out(PARTITION, cursor, 300, 600, &mut out);
+                (next, rows) =
+                    from.copy_out(PARTITION, cursor, Epoch(0), (300, 600), &mut out, &mut Vec::new());
                 assert!(out.len() < 700, "{} bytes", out.len());
                 copied += rows;
                 let mut reader = twofold_proto::wire::Reader::new(&out, "test");
@@ -504,6 +557,64 @@ mod tests {
         }
     }
 
+    /// The other has the state of an older epoch, and lacks a row of it if `hole`: what is sent, the fingerprints of the rest and
+    /// the removal of strays make both equal, or the hole is noticed.
+    #[test]
+    fn a_copy_of_what_is_newer_makes_both_equal() {
+        for hole in [false, true] {
+            let (mut from, mut to) = (Store::new(2, 1 << 20), Store::new(2, 1 << 20));
+            let key = |n: u32| n.to_be_bytes();
+            let tag = |n: u32| n.wrapping_mul(0x9e37_79b9) & 0xffff_ff00;
+            for n in 0..900u32 {
+                let row = Some((ClusterTime(n.into()), &b"old"[..]));
+                for store in [&mut from, &mut to] {
+                    store.apply(
+                        PARTITION,
+                        version(1, n.into()),
+                        &image(TableId(1 + n % 2), tag(n), &key(n), row),
+                    );
+                }
+            }
+            for n in (0..900u32).step_by(7) {
+                // Changed, deleted, or made again after that.
+                let row = Some((ClusterTime(0), &b"new"[..]));
+                let table = TableId(1 + n % 2);
+                if n % 3 > 0 {
+                    from.apply(PARTITION, version(2, n.into()), &image(table, tag(n), &key(n), None));
+                }
+                if n % 3 < 2 {
+                    from.apply(PARTITION, version(2, u64::from(n) + 1), &image(table, tag(n), &key(n), row));
+                }
+            }
+            if hole {
+                to.apply(PARTITION, version(1, 5000), &image(TableId(2), tag(5), &key(5), None));
+            }
+            let (mut told, mut at, mut next) =
+                (BTreeSet::new(), CopyCursor::default(), Some(CopyCursor::default()));
+            while let Some(cursor) = next {
+                let (mut rows, mut kept) = (Vec::new(), Vec::new());
+                (next, _) =
+                    from.copy_out(PARTITION, cursor, version(1, 0).epoch, (300, 600), &mut rows, &mut kept);
+                told.extend(kept);
+                let mut reader = twofold_proto::wire::Reader::new(&rows, "test");
+                while !reader.is_empty() {
+                    let row = CopyRow::parse(&mut reader).unwrap();
+                    let version = Version { epoch: row.epoch, number: row.number.into() };
+                    to.apply(PARTITION, version, &row.image());
+                    told.insert(fingerprint(row.table, row.key, version));
+                }
+                let end = next.unwrap_or(CopyCursor::END);
+                for Stray { table, tag, version, key } in to.strays(PARTITION, at, end, &mut told) {
+                    let version = Version { number: version.number + 1, ..version };
+                    to.apply(PARTITION, version, &image(table, tag, &key, None));
+                }
+                at = end;
+            }
+            assert_eq!(told.len(), usize::from(hole));
+            assert_eq!(from.contents(PARTITION) == to.contents(PARTITION), !hole);
+        }
+    }
+
     #[test]
     fn what_is_dropped_is_gone_at_once_and_freed_bit_by_bit() {
         let mut store = Store::new(2, 1 << 20);
@@ -515,22 +626,19 @@ mod tests {
         }
         let used = store.used_bytes();
         store.drop_table(TableId(1));
-        store.drop_partition(PartitionId(1));
-        assert_eq!((store.rows(), store.used_bytes()), (125, used));
-        assert!(store.contents(PartitionId(1)).is_empty());
+        assert_eq!((store.rows(), store.used_bytes()), (250, used));
         assert_eq!(store.contents(PartitionId(0)).len(), 125);
         // The table may be made again meanwhile.
         let again = Some((ClusterTime(0), &b"again"[..]));
         store.apply(PARTITION, version(2, 1), &image(TableId(2), 7, b"k", again));
-        for left in (0..375usize).step_by(25).rev() {
+        for left in (0..250usize).step_by(25).rev() {
             store.free_doomed(25);
-            assert_eq!(store.arena.rows(), 126 + left as u64);
+            assert_eq!(store.arena.rows(), 251 + left as u64);
         }
         store.free_doomed(1);
-        assert!(store.doomed.is_empty() && store.doomed_rows == 0 && store.expiring == 125);
-        assert_eq!(store.rows(), 126);
-        store.drop_partition(PartitionId(0));
-        store.drop_partition(PARTITION);
+        assert!(store.doomed.is_empty() && store.doomed_rows == 0 && store.expiring == 250);
+        assert_eq!(store.rows(), 251);
+        store.drop_table(TableId(2));
         store.free_doomed(1000);
         assert_eq!((store.rows(), store.expiring, store.used_bytes()), (0, 0, 0));
     }

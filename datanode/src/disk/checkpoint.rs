@@ -198,7 +198,9 @@ impl Disk {
         {
             checkpoints.retain(|checkpoint| checkpoint.life == life);
             let begin = checkpoints.iter().map(|checkpoint| checkpoint.begin).min();
-            self.manifest.redo = begin.expect("one of each worker");
+            let begin = begin.expect("one of each worker");
+            self.manifest.redo = begin;
+            self.manifest.branches.retain(|branch| branch.at > begin);
             self.checkpoints.granted = 0;
         }
         let after = self.manifest.checkpoints.clone();

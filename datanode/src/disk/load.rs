@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use twofold_proto::ids::WorkerId;
-use twofold_storage::disk::{frame::Frames, redo::Position};
+use twofold_proto::ids::{Epoch, WorkerId};
+use twofold_storage::disk::{frame::Frames, manifest::Branch, redo::Position};
 
 use super::{
     Answer, Disk, Effect, FromDisk, Horizon, INITIAL, Lane, MANIFEST, Purpose, Request, Stage, Word,
@@ -72,9 +72,11 @@ impl Disk {
             let begin = Position::new(segment, 0);
             self.manifest.redo = begin;
             self.log.begin(begin, segment);
-            return self.run(effects);
+            self.make_segment(effects);
+            return self.run(Epoch::default(), effects);
         };
         self.manifest = open.manifest().expect("something was found").clone();
+        self.manifest.branches.push(Branch { at: Position::new(segment, 0), limit: horizon.limit });
         let begin = self.manifest.redo.segment();
         let checkpoints = self.manifest.checkpoints.iter();
         let parts = checkpoints.flat_map(|checkpoint| checkpoint.parts.0..checkpoint.parts.1);
@@ -105,6 +107,7 @@ impl Disk {
             taken: vec![0; usize::from(self.settings.workers)],
             done: 0,
         });
+        self.make_segment(effects);
         self.load_on(effects);
     }
 
@@ -122,7 +125,10 @@ impl Disk {
                 };
                 self.request(Lane::Log, Purpose::Load, Request::Read(name), effects);
             }
-            None if load.given.is_empty() => self.run(effects),
+            None if load.given.is_empty() => {
+                let limit = load.horizon.limit;
+                self.run(limit, effects);
+            }
             None => {}
         }
     }
@@ -142,7 +148,11 @@ impl Disk {
             let Ok((_, header, payload)) = frames.read_next() else { break };
             let end = Position::new(number, frames.offset);
             match if is_part { Ok(true) } else { load.chain.take(&header, end) } {
-                Ok(true) => blocks.push(Arc::<[u8]>::from(payload)),
+                Ok(true) => {
+                    // The frames of a checkpoint name the place from which on it may lack something.
+                    let place = if is_part { header.flushed } else { end };
+                    blocks.push((Arc::<[u8]>::from(payload), self.manifest.limit(place)));
+                }
                 Ok(false) => {}
                 Err(fault) => return self.fail(fault, effects),
             }
@@ -152,12 +162,16 @@ impl Disk {
         } else {
             number < load.end.segment() || frames.offset == load.end.offset()
         };
-        for block in &blocks {
+        let whole_horizon = load.horizon.clone();
+        for (block, _) in &blocks {
             load.given.push_back((block.len(), self.settings.workers));
         }
-        let horizon = load.horizon.clone();
-        for block in blocks {
-            self.tell_workers(&FromDisk::Load(block, horizon.clone()), effects);
+        for (block, limit) in blocks {
+            let horizon = match limit.filter(|limit| *limit < whole_horizon.limit) {
+                Some(limit) => Arc::new(Horizon { limit, view: whole_horizon.view.clone() }),
+                None => whole_horizon.clone(),
+            };
+            self.tell_workers(&FromDisk::Load(block, horizon), effects);
         }
         if !whole {
             let name = if is_part { part_name(number) } else { segment_name(number) };
@@ -173,10 +187,9 @@ impl Disk {
     }
 
     /// From here on redo is written.
-    fn run(&mut self, effects: &mut Vec<Effect>) {
+    fn run(&mut self, loaded: Epoch, effects: &mut Vec<Effect>) {
         self.stage = Stage::Running;
-        self.tell_workers(&FromDisk::LoadEnd, effects);
-        self.make_segment(effects);
+        self.tell_workers(&FromDisk::LoadEnd(loaded), effects);
         effects.push(Effect::Node(Word::Restored));
     }
 }

@@ -166,8 +166,8 @@ pub enum ToDisk {
 pub enum FromDisk {
     /// Records to take in, those of its partitions that the horizon keeps. To be answered with [`ToDisk::Loaded`].
     Load(Arc<[u8]>, Arc<Horizon>),
-    /// That was all.
-    LoadEnd,
+    /// That was all: what was committed up to this epoch, and nothing later.
+    LoadEnd(Epoch),
     /// So many bytes of its records are on disk, of all that it has appended.
     Flushed(u64),
     /// It is to begin a checkpoint.
@@ -303,6 +303,7 @@ impl Disk {
             node: settings.node,
             checkpoints: Vec::new(),
             redo: Position::default(),
+            branches: Vec::new(),
             // Nobody's: what is here is not whole.
             life: Incarnation::default(),
             view: View::default(),
@@ -369,8 +370,11 @@ impl Disk {
 
     /// Does what can be done now.
     fn go_on(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if !matches!(self.stage, Stage::Running) {
-            return;
+        match self.stage {
+            Stage::Running => {}
+            // A node that joins gets writes while it loads.
+            Stage::Loading(_) => return self.write_log(now, effects),
+            _ => return,
         }
         self.write_log(now, effects);
         self.continue_checkpoints(effects);

@@ -69,8 +69,9 @@ pub(super) struct Open {
     /// All files that are ours, until the next life needs none of them.
     files: Vec<String>,
     manifest: Option<Manifest>,
-    /// Segments yet to be looked through, the last one first.
+    /// Segments yet to be looked through, the last one first; and parts of checkpoints.
     left: Vec<u64>,
+    parts: Vec<u64>,
     /// Segments yet to be flushed: a process that was killed may have written what is read here and not flushed it.
     unflushed: Vec<u64>,
     /// All that were there.
@@ -111,24 +112,34 @@ impl Open {
         parts.max().map_or(0, |last| last + 1)
     }
 
-    /// The last epoch that all workers of a life have written to its end.
-    fn complete(&self) -> Option<Epoch> {
+    /// The last epoch that all workers of the manifest's life have written to its end, or with which it began.
+    fn complete(&self, manifest: &Manifest) -> Option<Epoch> {
         let whole = |life: &Life| {
             let epochs = (0..life.workers).map(|worker| life.complete.get(&WorkerId(worker)).copied());
             epochs.collect::<Option<Vec<Epoch>>>()?.into_iter().min()
         };
-        let logged = self.lives.values().filter_map(whole).max();
+        let logged = self.lives.get(&manifest.life).and_then(whole);
+        let begun = manifest.branches.last().map(|branch| branch.limit);
         // Redo from before the checkpoints is gone, but what they reflect was complete.
-        let checkpoints = self.manifest.iter().flat_map(|manifest| &manifest.checkpoints);
-        logged.max(checkpoints.map(|checkpoint| checkpoint.newest).max())
+        let own = manifest.checkpoints.iter().filter(|checkpoint| checkpoint.life == manifest.life);
+        logged.max(begun).max(own.map(|checkpoint| checkpoint.newest).max())
     }
 
     fn found(&self) -> Option<Found> {
         let manifest = self.manifest.as_ref()?;
-        // What was complete before a restart is so up to where that went back.
-        let complete = manifest.view.last_kept(self.complete()?);
+        let complete = self.complete(manifest)?;
         let (view, catalog) = (manifest.view.clone(), manifest.catalog.clone());
         Some(Found { life: manifest.life, complete, view, catalog })
+    }
+
+    /// Looks through a part of a checkpoint.
+    fn check_part(&self, number: u64, bytes: &[u8]) -> Result<(), String> {
+        let mut frames = Frames::new(bytes, number);
+        while frames.read_next().is_ok() {}
+        match frames.offset == bytes.len() {
+            true => Ok(()),
+            false => Err(format!("{} is damaged at byte {}", part_name(number), frames.offset)),
+        }
     }
 
     /// Looks through a segment.
@@ -215,8 +226,14 @@ impl Disk {
                 Err(error) => self.unusable(format!("{MANIFEST}: {error}")),
             },
             Answer::Bytes(bytes) => {
-                let number = open.left.pop().expect("it was asked for");
-                if let Err(fault) = open.scan(number, &bytes) {
+                let looked = match open.left.pop() {
+                    Some(number) => open.scan(number, &bytes),
+                    None => {
+                        let number = open.parts.pop().expect("it was asked for");
+                        open.check_part(number, &bytes)
+                    }
+                };
+                if let Err(fault) = looked {
                     self.unusable(fault);
                 }
             }
@@ -235,7 +252,8 @@ impl Disk {
         }
         let Stage::Opening(open) = &mut self.stage else { return };
         let parts = manifest.checkpoints.iter().flat_map(|checkpoint| checkpoint.parts.0..checkpoint.parts.1);
-        let missing = parts.map(part_name).find(|name| !open.files.contains(name));
+        open.parts = parts.collect();
+        let missing = open.parts.iter().map(|part| part_name(*part)).find(|name| !open.files.contains(name));
         open.left.retain(|segment| *segment >= manifest.redo.segment());
         open.chain.begin = Position::new(manifest.redo.segment(), 0);
         open.unflushed = open.left.clone();
@@ -251,15 +269,16 @@ impl Disk {
     fn unusable(&mut self, fault: String) {
         let Stage::Opening(open) = &mut self.stage else { return };
         open.left.clear();
+        open.parts.clear();
         open.fault = Some(fault);
     }
 
     /// Reads the next segment, or says what was found.
     fn look_on(&mut self, effects: &mut Vec<Effect>) {
         let Stage::Opening(open) = &mut self.stage else { return };
-        if let Some(number) = open.left.last() {
-            let request = Request::Read(segment_name(*number));
-            return self.request(Lane::Background, Purpose::Open, request, effects);
+        let segment = open.left.last().map(|number| segment_name(*number));
+        if let Some(name) = segment.or_else(|| open.parts.last().map(|number| part_name(*number))) {
+            return self.request(Lane::Background, Purpose::Open, Request::Read(name), effects);
         }
         if open.fault.is_none()
             && let Some(number) = open.unflushed.pop()

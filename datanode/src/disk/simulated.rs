@@ -36,6 +36,8 @@ pub struct Files {
     files: BTreeMap<String, File>,
     /// Bytes that there is room for.
     room: Option<usize>,
+    /// Whether every request fails.
+    fails: bool,
 }
 
 impl Files {
@@ -48,6 +50,9 @@ impl Files {
             full,
             text: format!("{name}: {}", if full { "full" } else { "missing" }),
         };
+        if self.fails {
+            return Err(Fault { full: false, text: format!("{request:?}: input/output error") });
+        }
         match request {
             Request::List => {
                 let files = self.files.iter().map(|(name, file)| (name.clone(), file.bytes.len() as u64));
@@ -91,6 +96,11 @@ impl Files {
         self.room = room;
     }
 
+    /// From now on every request fails, or none does by itself.
+    pub fn fail(&mut self, fails: bool) {
+        self.fails = fails;
+    }
+
     /// The power goes while these requests are carried out, the first of each lane: of what was not flushed any sectors may have been written. What is done in
     /// one piece is done or not.
     pub fn lose_power(&mut self, under_way: &[Request], random: &mut Random) {
@@ -121,9 +131,15 @@ impl Files {
         }
     }
 
-    /// The names of the files.
+    /// The names of the files, in order.
     pub fn names(&self) -> BTreeSet<String> {
         self.files.keys().cloned().collect()
+    }
+
+    /// Bytes of a file that are not zero behind, if it is there.
+    pub fn written(&self, name: &str) -> usize {
+        let bytes = self.files.get(name).map_or(&[][..], |file| &file.bytes);
+        bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
     }
 
     /// Changes a byte, if the file has it.

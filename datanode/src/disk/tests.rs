@@ -179,7 +179,7 @@ impl Tested {
                 }
                 self.tell(ToDisk::Loaded(worker));
             }
-            FromDisk::LoadEnd => {}
+            FromDisk::LoadEnd(_) => {}
             FromDisk::Flushed(bytes) => {
                 let state = &mut self.workers[usize::from(worker.0)];
                 state.flushed = bytes;
@@ -217,7 +217,7 @@ impl Tested {
                     }
                 }
                 Record::Image(..) | Record::Complete(_) => {}
-                other @ (Record::Commit(_) | Record::Dropped(_)) => panic!("nobody wrote {other:?}"),
+                other @ Record::Commit(_) => panic!("nobody wrote {other:?}"),
             }
         }
     }

@@ -103,16 +103,21 @@ impl Node {
             Stage::Initial => None,
             _ => return,
         };
-        let cut = self.view.cuts.last().filter(|cut| cut.restart == self.view.restart);
-        let cut = cut.filter(|cut| state == MemberState::Up && cut.epoch > Epoch::default());
-        let horizon = cut.map(|cut| {
-            let complete = found.map(|found| found.complete);
-            assert!(
-                complete >= Some(cut.epoch),
-                "{complete:?} is on disk, and the cluster goes back to {cut:?}"
-            );
-            Horizon { limit: cut.epoch, view: self.view.clone() }
-        });
+        let complete = found.map_or(Epoch::default(), |found| found.complete);
+        let limit = match state {
+            MemberState::Up => {
+                let cut = self.view.cuts.last().filter(|cut| cut.restart == self.view.restart);
+                let limit = cut.map_or(Epoch::default(), |cut| cut.epoch);
+                assert!(complete >= limit, "{complete} is on disk, and the cluster goes back to {limit}");
+                limit
+            }
+            // All that it has, up to the first restart that went back behind it. What is newer is copied.
+            MemberState::Syncing | MemberState::Ready if self.view.knows_cuts_since(complete) => {
+                self.view.last_kept(complete)
+            }
+            MemberState::Syncing | MemberState::Ready => Epoch::default(),
+        };
+        let horizon = (limit > Epoch::default()).then(|| Horizon { limit, view: self.view.clone() });
         self.storage.stage = Stage::Restoring;
         effects.push(Effect::Disk(ToDisk::Restore(horizon)));
     }

@@ -1,17 +1,17 @@
 //! Copying partitions to a joining node: it pulls them, a few at a time, each from its primary.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twofold_proto::{
-    ids::{PartitionId, Version},
+    ids::{Epoch, PartitionId, TableId, Version},
     limits::MESSAGE_BYTES_MAX,
     links::LinkId,
-    message::{CopyBeginOrd, CopyRow, Kind, Life, put_control},
+    message::{CopyBeginOrd, CopyRow, Image, Kind, Life, put_control},
     view::MemberState,
     wire::{Malformed, Reader, Writer},
 };
 
-use twofold_storage::store::CopyCursor;
+use twofold_storage::store::{CopyCursor, Stray, fingerprint};
 
 use super::{Said, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked};
 
@@ -27,6 +27,8 @@ const WINDOW_BYTES: usize = 1 << 20;
 pub(super) struct CopyOut {
     pub link: LinkId,
     pub partition: PartitionId,
+    /// Older rows the other has.
+    since: Epoch,
     /// What is before is copied.
     cursor: CopyCursor,
 }
@@ -34,7 +36,22 @@ pub(super) struct CopyOut {
 /// What a joining node has asked for and not got whole.
 #[derive(Debug, Default)]
 pub(super) struct CopyIn {
-    pulling: BTreeSet<PartitionId>,
+    pulling: BTreeMap<PartitionId, Pull>,
+    /// Partitions that hold rows which did not come from their primary's stream: some may be gone there.
+    mixed: BTreeSet<PartitionId>,
+    /// Partitions that lack rows which they were taken to have: all their rows are asked for.
+    holed: BTreeSet<PartitionId>,
+}
+
+/// How far the copy of a partition is.
+#[derive(Debug)]
+struct Pull {
+    /// Whether it may hold rows that its primary has not.
+    mixed: bool,
+    /// What its primary has before this is known, and is all that is here.
+    from: CopyCursor,
+    /// Fingerprints of rows that its primary has, behind that.
+    told: BTreeSet<u64>,
 }
 
 impl CopyIn {
@@ -46,19 +63,21 @@ impl CopyIn {
 impl Worker {
     /// A joining node wants a partition (`CopyReq`).
     pub(super) fn on_copy_req(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
-        let partition = partition_of(&mut Reader::new(body, "CopyReq"), self.partitions.len())?;
+        let mut reader = Reader::new(body, "CopyReq");
+        let partition = partition_of(&mut reader, self.partitions.len())?;
+        let since = Epoch(reader.u64()?);
         let own = self.own;
         let state = self.partition(partition);
         if state.serving {
-            self.begin_copy(link, partition);
+            self.begin_copy(link, partition, since);
         } else if state.primary == Some(own) {
-            state.handover.parked.push(Parked::Copy(link));
+            state.handover.parked.push(Parked::Copy(link, since));
         }
         // Else a view that it has yet to learn of names another primary, which it will ask.
         Ok(())
     }
 
-    pub(super) fn begin_copy(&mut self, link: LinkId, partition: PartitionId) {
+    pub(super) fn begin_copy(&mut self, link: LinkId, partition: PartitionId, since: Epoch) {
         let outcomes = self.outcomes.kept(partition);
         let state = &self.partitions[usize::from(partition.0)];
         let Some(out) = self.links.get_mut(link) else { return };
@@ -79,7 +98,7 @@ impl Worker {
             let write_set = self.write_sets.get(slot).expect("open");
             out.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
         }
-        self.copies.push(CopyOut { link, partition, cursor: CopyCursor::default() });
+        self.copies.push(CopyOut { link, partition, since, cursor: CopyCursor::default() });
         self.continue_copies(link);
     }
 
@@ -93,15 +112,21 @@ impl Worker {
                 return;
             }
             let partition = copy.partition;
-            let (store, mut next) = (&self.store, None);
-            let mut rows = 0;
+            let (mut rows, mut kept) = (Vec::new(), Vec::new());
+            let limits = (CHUNK_BYTES, MESSAGE_BYTES_MAX / 2);
+            let (next, copied) =
+                self.store.copy_out(partition, copy.cursor, copy.since, limits, &mut rows, &mut kept);
+            let to = next.unwrap_or(CopyCursor::END);
             out.send(Kind::CopyRowsOrd as u8, 0, |out| {
                 out.put_u16(partition.0);
-                let (limit, limit_of_tag) = (out.len() + CHUNK_BYTES, out.len() + MESSAGE_BYTES_MAX / 2);
-                (next, rows) = store.copy_out(partition, copy.cursor, limit, limit_of_tag, out);
+                out.put_u32(to.table.0);
+                out.put_u64(to.tag);
+                out.put_block(&rows);
+                kept.iter().for_each(|fingerprint| out.put_u64(*fingerprint));
             });
             out.want_acknowledgement();
-            self.counters.rows_copied += rows;
+            self.counters.rows_copied += copied;
+            self.counters.rows_kept += kept.len() as u64;
             match next {
                 Some(cursor) => copy.cursor = cursor,
                 None => {
@@ -112,20 +137,16 @@ impl Worker {
         }
     }
 
-    /// Syncing: what this node has of the partition may lack the end of the old primary's stream.
-    pub(super) fn drop_copy(&mut self, partition: PartitionId) {
-        #[cfg(feature = "mutations")]
-        if self.mutated(crate::mutation::Mutation::KeepStaleCopy) {
-            return;
-        }
+    /// Syncing: what this node has of the partition may lack the end of the old primary's stream. It is compared with
+    /// what the new one has.
+    pub(super) fn renew_copy(&mut self, partition: PartitionId) {
         let state = &mut self.partitions[usize::from(partition.0)];
         state.handover.copied_from = None;
         for slot in std::mem::take(&mut state.open) {
             self.write_sets.remove(slot);
         }
-        self.store.drop_partition(partition);
-        self.log_dropped(partition);
         self.copy_in.pulling.remove(&partition);
+        self.copy_in.mixed.insert(partition);
     }
 
     /// Asks for more partitions, or reports that all are there.
@@ -148,11 +169,18 @@ impl Worker {
             if self.copy_in.pulling.len() >= PULLED_AT_ONCE {
                 return;
             }
-            if !self.copy_in.pulling.contains(&partition)
+            if !self.copy_in.pulling.contains_key(&partition)
                 && let Some(link) = self.data_links.get(&primary).and_then(|&link| self.links.get_mut(link))
             {
-                link.send(Kind::CopyReq as u8, 0, |out| out.put_u16(number));
-                self.copy_in.pulling.insert(partition);
+                let restored = self.redo.restored;
+                let since = if self.copy_in.holed.contains(&partition) { Epoch(0) } else { restored };
+                link.send(Kind::CopyReq as u8, 0, |out| {
+                    out.put_u16(number);
+                    out.put_u64(since.0);
+                });
+                let mixed = restored > Epoch(0) || self.copy_in.mixed.contains(&partition);
+                let pull = Pull { mixed, from: CopyCursor::default(), told: BTreeSet::new() };
+                self.copy_in.pulling.insert(partition, pull);
             }
         }
         if !left {
@@ -182,26 +210,66 @@ impl Worker {
         if !self.is_word_of_primary(partition, said) {
             return Ok(());
         }
-        let rows = reader.rest();
+        let to = CopyCursor { table: TableId(reader.u32()?), tag: reader.u64()?, skip: 0 };
+        let rows = reader.block()?;
+        let Some(mut pull) = self.copy_in.pulling.remove(&partition) else { return Ok(()) };
         while !reader.is_empty() {
-            let row = CopyRow::parse(&mut reader)?;
+            pull.told.insert(reader.u64()?);
+        }
+        let mut copied = Reader::new(rows, "CopyRowsOrd");
+        while !copied.is_empty() {
+            let row = CopyRow::parse(&mut copied)?;
             let version = Version { epoch: row.epoch, number: u64::from(row.number) };
             if !self.is_dropped(row.table) {
                 self.store.apply(partition, version, &row.image());
+                if pull.mixed {
+                    pull.told.insert(fingerprint(row.table, row.key, version));
+                }
             }
-            // What an earlier copy had here goes faster than this one comes.
-            self.store.free_doomed(2);
         }
         self.log_rows(partition, rows);
+        if pull.mixed {
+            self.remove_strays(partition, &mut pull, to);
+        }
+        self.copy_in.pulling.insert(partition, pull);
         Ok(())
+    }
+
+    /// All rows before this are told. What else is here is gone at the primary; it was deleted while this node was away.
+    fn remove_strays(&mut self, partition: PartitionId, pull: &mut Pull, to: CopyCursor) {
+        let from = std::mem::replace(&mut pull.from, to);
+        let strays = self.store.strays(partition, from, to, &mut pull.told);
+        #[cfg(feature = "mutations")]
+        let strays = match self.mutated(crate::mutation::Mutation::KeepStrays) {
+            true => Vec::new(),
+            false => strays,
+        };
+        self.counters.strays += strays.len() as u64;
+        for stray in strays {
+            // Newer than the row, and not newer than what deleted it.
+            let version = Version { epoch: stray.version.epoch, number: stray.version.number + 1 };
+            let Stray { table, tag, key, .. } = &stray;
+            let image = Image { table: *table, schema_version: 0, tag: *tag, key, row: None };
+            self.store.apply(partition, version, &image);
+            self.log_image(partition, version, &image);
+        }
     }
 
     /// The partition is whole (`CopyEndOrd`).
     pub(super) fn on_copy_end(&mut self, said: Said, body: &[u8]) -> Result<(), Malformed> {
         let partition = partition_of(&mut Reader::new(body, "CopyEndOrd"), self.partitions.len())?;
-        if !self.is_word_of_primary(partition, said) || !self.copy_in.pulling.remove(&partition) {
+        if !self.is_word_of_primary(partition, said) {
             return Ok(());
         }
+        let Some(pull) = self.copy_in.pulling.remove(&partition) else { return Ok(()) };
+        if !pull.told.is_empty() {
+            self.counters.holes += 1;
+            self.copy_in.holed.insert(partition);
+            self.continue_copy_in();
+            return Ok(());
+        }
+        self.copy_in.mixed.remove(&partition);
+        self.copy_in.holed.remove(&partition);
         let incarnation =
             self.view.member(said.sender.node).map(|member| member.incarnation).unwrap_or_default();
         self.partition(partition).handover.copied_from = Some(Life { node: said.sender.node, incarnation });

@@ -122,6 +122,12 @@ counters! {
     replicated;
     /// Rows copied to joining nodes.
     rows_copied;
+    /// Rows that joining nodes had kept.
+    rows_kept;
+    /// Rows removed at a joining node that had been deleted while it was away.
+    strays;
+    /// Partitions copied as a whole to a joining node that lacked rows which it was taken to have.
+    holes;
     /// Views adopted.
     views;
     /// Partitions taken over.

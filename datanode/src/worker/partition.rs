@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 use twofold_proto::{
-    ids::{Endpoint, NodeId, ViewNumber},
+    ids::{Endpoint, Epoch, NodeId, ViewNumber},
     links::LinkId,
     message::{Coordinator, DecideReq, Life, OutcomeReq, PrepareReq, ReplicaState},
 };
@@ -57,5 +57,5 @@ pub(super) enum Parked {
     Prepare(Coordinator, PrepareReq),
     Decide(Coordinator, DecideReq),
     Outcome(Option<LinkId>, OutcomeReq),
-    Copy(LinkId),
+    Copy(LinkId, Epoch),
 }

@@ -14,7 +14,7 @@ use twofold_proto::{
     wire::{Malformed, Writer},
 };
 use twofold_storage::{
-    disk::redo::{Record, put_commit, put_complete, put_dropped, put_rows, records},
+    disk::redo::{Record, put_commit, put_complete, put_image, put_rows, records},
     store::CopyCursor,
 };
 
@@ -46,8 +46,8 @@ pub(super) struct Redo {
     /// The newest complete epoch that was logged, and those whose records are not flushed yet, with where these end.
     logged: Epoch,
     unflushed: VecDeque<(u64, Epoch)>,
-    /// No later epoch was loaded.
-    restored: Epoch,
+    /// All up to this epoch was loaded, and nothing later.
+    pub restored: Epoch,
     /// Syncing: under this view all is copied, by this epoch; reported once that is flushed.
     copied: Option<(ViewNumber, Epoch)>,
     checkpoint: Option<Walk>,
@@ -83,10 +83,10 @@ impl Worker {
         }
     }
 
-    /// The partition is copied anew.
-    pub(super) fn log_dropped(&mut self, partition: PartitionId) {
-        put_dropped(partition, &mut self.redo.records);
-        self.redo.copied = None;
+    /// A row was removed that the primary has not.
+    pub(super) fn log_image(&mut self, partition: PartitionId, version: Version, image: &Image<'_>) {
+        put_image(partition, version, image, &mut self.redo.records);
+        self.hand_over(HANDED_BYTES);
     }
 
     /// Hands over what is logged, if it is that much.
@@ -177,7 +177,7 @@ impl Worker {
                     .unwrap_or_else(|error| panic!("a checked frame has records: {error}"));
                 self.effects.push(Effect::Disk(ToDisk::Loaded(self.own.worker)));
             }
-            FromDisk::LoadEnd => self.on_load_end(),
+            FromDisk::LoadEnd(restored) => self.on_load_end(restored),
             FromDisk::Flushed(bytes) => self.on_flushed(bytes),
             FromDisk::Checkpoint => {
                 self.hand_over(0);
@@ -208,7 +208,6 @@ impl Worker {
 
     /// Takes in the records of its partitions.
     fn load(&mut self, block: &Arc<[u8]>, horizon: &Horizon) -> Result<(), Malformed> {
-        self.redo.restored = horizon.limit;
         for record in records(block) {
             match record? {
                 Record::Commit(commit) => {
@@ -235,12 +234,6 @@ impl Worker {
                         }
                     }
                 }
-                Record::Dropped(partition) => {
-                    if self.is_replica(partition) {
-                        self.store.drop_partition(partition);
-                        self.store.free_doomed(usize::MAX);
-                    }
-                }
                 Record::Complete(_) => {}
             }
         }
@@ -258,8 +251,8 @@ impl Worker {
     }
 
     /// All is loaded: from now on it takes part.
-    fn on_load_end(&mut self) {
-        self.redo.loaded = true;
+    fn on_load_end(&mut self, restored: Epoch) {
+        (self.redo.loaded, self.redo.restored) = (true, restored);
         self.redo.begun.push_back((self.epoch, self.now));
         if self.state.is_none() {
             return;
@@ -308,10 +301,11 @@ impl Worker {
     /// Records of some more rows of the checkpoint; none: that was all.
     fn next_rows(&self, walk: &mut Walk) -> Vec<u8> {
         let mut out = Vec::with_capacity(ROWS_BYTES + ROWS_BYTES / 8);
+        let limits = (ROWS_BYTES, ROWS_BYTES);
         while out.len() < ROWS_BYTES && usize::from(walk.partition) < self.partitions.len() {
             let (partition, start) = (PartitionId(walk.partition), out.len());
             let (next, rows) = put_rows(partition, &mut out, |out| {
-                self.store.copy_out(partition, walk.cursor, ROWS_BYTES, ROWS_BYTES, out)
+                self.store.copy_out(partition, walk.cursor, Epoch(0), limits, out, &mut Vec::new())
             });
             if rows == 0 {
                 out.truncate(start);

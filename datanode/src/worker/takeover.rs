@@ -244,7 +244,7 @@ impl Worker {
                 words.entry(primary).or_default().push((partition, word));
             }
         } else {
-            self.drop_copy(partition);
+            self.renew_copy(partition);
         }
     }
 
@@ -443,7 +443,7 @@ impl Worker {
                 Parked::Prepare(coordinator, request) => self.on_prepare(coordinator, request),
                 Parked::Decide(coordinator, request) => self.on_decide(coordinator, request),
                 Parked::Outcome(link, request) => self.tasks.push_back(Task::Outcome { link, request }),
-                Parked::Copy(link) => self.begin_copy(link, partition),
+                Parked::Copy(link, since) => self.begin_copy(link, partition, since),
             }
         }
     }

@@ -177,7 +177,7 @@ impl Cluster {
             flushed: vec![0; usize::from(replicas)],
         };
         for node in 0..usize::from(replicas) {
-            cluster.tell(node, ToWorker::Disk(FromDisk::LoadEnd));
+            cluster.tell(node, ToWorker::Disk(FromDisk::LoadEnd(Epoch::default())));
             cluster.tell(node, ToWorker::Catalog(Arc::new(catalog())));
             cluster.tell(node, ToWorker::Lease(Time::from_millis(1_000_000)));
         }
@@ -192,7 +192,7 @@ impl Cluster {
     fn start_anew(&mut self, node: usize, incarnation: Incarnation) {
         self.nodes[node].worker = Worker::new(self.config.clone(), endpoint(node), incarnation, 1 << 20);
         self.flushed[node] = 0;
-        self.tell(node, ToWorker::Disk(FromDisk::LoadEnd));
+        self.tell(node, ToWorker::Disk(FromDisk::LoadEnd(Epoch::default())));
     }
 
     fn tell(&mut self, node: usize, word: ToWorker) {

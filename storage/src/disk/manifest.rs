@@ -24,12 +24,23 @@ pub struct Manifest {
     pub checkpoints: Vec<Checkpoint>,
     /// Where redo is needed from on: what has no record there stands in the checkpoints.
     pub redo: Position,
+    /// Where lives began that did not load all that stood there, in order.
+    pub branches: Vec<Branch>,
     /// The life that adopted `view` and `catalog`.
     pub life: Incarnation,
     /// The newest view that it has adopted.
     pub view: View,
     /// The newest catalog that it has adopted.
     pub catalog: Catalog,
+}
+
+/// A life that began with the state of an epoch, whatever was written after it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Branch {
+    /// Where its redo begins.
+    pub at: Position,
+    /// Of what stands before, nothing later than this counts.
+    pub limit: Epoch,
 }
 
 /// A checkpoint: the rows of one worker.
@@ -48,6 +59,11 @@ pub struct Checkpoint {
 }
 
 impl Manifest {
+    /// Up to which epoch counts what stands in the log before this place.
+    pub fn limit(&self, end: Position) -> Option<Epoch> {
+        self.branches.iter().filter(|branch| end <= branch.at).map(|branch| branch.limit).min()
+    }
+
     /// The file.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
@@ -90,6 +106,7 @@ mod tests {
             node: NodeId(11),
             checkpoints: vec![checkpoint(0, 700), checkpoint(1, 300)],
             redo: Position(300),
+            branches: vec![Branch { at: Position(400), limit: Epoch(5) }],
             life: Incarnation(7),
             view: View::default(),
             catalog: Catalog::default(),

@@ -41,7 +41,6 @@ const COMMIT: u8 = 1;
 const IMAGE: u8 = 2;
 const ROWS: u8 = 3;
 const COMPLETE: u8 = 4;
-const DROPPED: u8 = 5;
 
 /// A transaction's commit in one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,8 +106,6 @@ pub enum Record<'a> {
     Image(PartitionId, Version, Image<'a>),
     /// Rows, as a checkpoint or a copy has them.
     Rows(Rows<'a>),
-    /// What was here of this partition before is nothing: it is copied anew.
-    Dropped(PartitionId),
     /// All that its worker has to hold of this epoch and those before stands in the log or in a checkpoint; the epoch is
     /// complete in the cluster.
     Complete(Epoch),
@@ -154,12 +151,6 @@ pub fn put_complete(epoch: Epoch, out: &mut Vec<u8>) {
     out.put_u64(epoch.0);
 }
 
-/// Appends the record of a partition that is copied anew.
-pub fn put_dropped(partition: PartitionId, out: &mut Vec<u8>) {
-    out.put_u8(DROPPED);
-    out.put_u16(partition.0);
-}
-
 /// The records of a frame's payload, up to the first that is malformed.
 pub fn records(payload: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
     all(payload, "record", parse)
@@ -181,7 +172,6 @@ fn parse<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
         IMAGE => Ok(Record::Image(PartitionId(reader.u16()?), version(reader)?, Image::parse(reader)?)),
         ROWS => Ok(Record::Rows(Rows { partition: PartitionId(reader.u16()?), rows: reader.block()? })),
         COMPLETE => Ok(Record::Complete(Epoch(reader.u64()?))),
-        DROPPED => Ok(Record::Dropped(PartitionId(reader.u16()?))),
         _ => Err(Malformed("record")),
     }
 }
@@ -232,17 +222,11 @@ mod tests {
         put_commit(&header, Epoch(10), &images, &mut out);
         put_image(PartitionId(4), version, &deleted, &mut out);
         put_rows(PartitionId(5), &mut out, |out| out.put(&rows));
-        put_dropped(PartitionId(6), &mut out);
         put_complete(Epoch(11), &mut out);
 
         let read: Vec<Record<'_>> = records(&out).collect::<Result<_, _>>().unwrap();
-        let [
-            Record::Commit(commit),
-            Record::Image(PartitionId(4), at, image),
-            Record::Rows(copied),
-            dropped,
-            last,
-        ] = read[..]
+        let [Record::Commit(commit), Record::Image(PartitionId(4), at, image), Record::Rows(copied), last] =
+            read[..]
         else {
             panic!("{read:?}")
         };
@@ -255,7 +239,7 @@ mod tests {
         assert_eq!((at, image), (version, deleted));
         assert_eq!(copied.partition, PartitionId(5));
         assert_eq!(copied.rows().collect::<Result<Vec<_>, _>>().unwrap(), [row, row]);
-        assert_eq!([dropped, last], [Record::Dropped(PartitionId(6)), Record::Complete(Epoch(11))]);
+        assert_eq!(last, Record::Complete(Epoch(11)));
     }
 
     #[test]

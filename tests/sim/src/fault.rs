@@ -112,14 +112,18 @@ impl Faults {
                 20..30 => self.stop_all(world),
                 30..45 => self.lose_all(world),
                 45..52 => self.lose_power(world),
-                52..72 => self.kill_data(world),
+                52..64 => self.kill_data(world),
+                64..68 => self.damage_disk(world),
+                68..72 => self.break_disk(world),
                 72..80 => self.kill_joining(world),
                 80..86 => self.kill_client(world),
                 86..92 => self.kill_management(world),
                 _ => self.cut(world),
             },
             Profile::Deaths => match choice {
-                0..60 => self.kill_data(world),
+                0..48 => self.kill_data(world),
+                48..54 => self.damage_disk(world),
+                54..60 => self.break_disk(world),
                 60..72 => self.kill_joining(world),
                 72..82 => self.kill_client(world),
                 82..92 => self.stop_data(world),
@@ -150,7 +154,9 @@ impl Faults {
                 _ => self.stop_data(world),
             },
             Profile::Everything => match choice {
-                0..25 => self.kill_data(world),
+                0..19 => self.kill_data(world),
+                19..22 => self.damage_disk(world),
+                22..25 => self.break_disk(world),
                 25..31 => self.kill_joining(world),
                 31..36 => self.kill_client(world),
                 36..40 => self.stop_data(world),
@@ -254,6 +260,31 @@ impl Faults {
             Some(trigger) => world.arm(place, trigger, host),
         }
         Some(if host { "host dies" } else { "data node dies" })
+    }
+
+    /// A node dies, and a byte of what it has on disk changes before it comes back.
+    fn damage_disk(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = self.pick_data(world);
+        if !self.may_lose(world, place) {
+            return None;
+        }
+        self.disturb(place, world.now());
+        world.kill(place, self.random.one_in(3));
+        world.damage(place);
+        Some("data node dies and its disk is damaged")
+    }
+
+    /// Nothing more can be written to a node's disk for a while.
+    fn break_disk(&mut self, world: &mut World) -> Option<&'static str> {
+        let place = self.pick_data(world);
+        if !self.may_lose(world, place) {
+            return None;
+        }
+        let span = Duration::from_millis(self.random.between(50, 2000));
+        self.disturb(place, world.now() + span);
+        let full = self.random.one_in(2);
+        world.break_disk(place, full, span);
+        Some(if full { "disk is full" } else { "disk is broken" })
     }
 
     /// A node that is on its way into the cluster.
@@ -515,8 +546,11 @@ impl Faults {
     fn stop_all(&mut self, world: &mut World) -> Option<&'static str> {
         let places = world.places(Kind::Data);
         let management = world.places(Kind::Management);
-        let is_well =
-            |&place: &usize| world.processes()[place].state == State::Running && !world.is_armed(place);
+        let is_well = |&place: &usize| {
+            world.processes()[place].state == State::Running
+                && !world.is_armed(place)
+                && self.unwell.get(&place).is_none_or(|until| *until < world.now())
+        };
         let leads = |&place: &usize| {
             world.processes()[place].management_machine().is_some_and(ManagementNode::is_leading)
         };

@@ -87,6 +87,7 @@ pub(crate) enum Event {
     /// The oldest request of a lane of a data node's disk is carried out.
     File(MachineId, Lane),
     WallClock(usize, u32),
+    MendDisk(usize),
     Start(usize),
     Resume(usize, u32),
     Overdue(usize, u64),
@@ -143,6 +144,9 @@ impl Totals {
         sum.write_sets += counters.write_sets;
         sum.replicated += counters.replicated;
         sum.rows_copied += counters.rows_copied;
+        sum.rows_kept += counters.rows_kept;
+        sum.strays += counters.strays;
+        sum.holes += counters.holes;
         sum.views += counters.views;
         sum.takeovers += counters.takeovers;
         sum.in_doubt += counters.in_doubt;
@@ -335,6 +339,7 @@ impl World {
             Event::File(id, lane) => self.carry_out_file(id, lane),
             Event::WallClock(place, life) => self.show_wall_clock(place, life),
             Event::Start(place) => self.start(place),
+            Event::MendDisk(place) => self.mend_disk(place),
             Event::Resume(place, life) => self.resume(place, life),
             Event::Overdue(place, serial) => self.overdue(place, serial),
             Event::Angel(place, gone) => self.start_angel(place, gone),
@@ -351,6 +356,7 @@ impl World {
     /// Everything gets through again.
     pub fn heal(&mut self) {
         self.call_off();
+        (0..self.processes.len()).for_each(|place| self.mend_disk(place));
         let waiting = self.network.heal();
         self.deliver_stalled(waiting);
     }

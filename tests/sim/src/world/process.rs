@@ -221,8 +221,13 @@ impl World {
             return;
         }
         let incarnation = Incarnation(self.random.next_u64() | 1);
+        // Now and then with another number of workers.
+        let workers = self.random.one_in(8).then(|| self.random.between(1, 3) as u16);
         let now = self.now;
         let process = &mut self.processes[place];
+        if process.kind == Kind::Data && process.life > 0 {
+            process.workers = workers.unwrap_or(process.workers);
+        }
         process.life += 1;
         process.incarnation = incarnation;
         (process.state, process.since) = (State::Running, now);
@@ -316,6 +321,39 @@ impl World {
         if !host {
             self.send_angel(place);
         }
+    }
+
+    /// A byte of what a data node has written changes.
+    pub fn damage(&mut self, place: usize) {
+        let files = &mut self.processes[place].files;
+        let written = |name: &String| files.written(name) > 0;
+        let names: Vec<String> = files.names().into_iter().filter(written).collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.random.pick(&names);
+        let at = self.random.below(files.written(name) as u64) as usize;
+        files.damage(name, at);
+        self.trace.say(self.now, || format!("byte {at} of {name} of process {place} changes"));
+    }
+
+    /// The disk of a data node has no more room, or fails, until all heals or the time is up.
+    pub fn break_disk(&mut self, place: usize, full: bool, span: Duration) {
+        let files = &mut self.processes[place].files;
+        match full {
+            true => files.limit(Some(files.used())),
+            false => files.fail(true),
+        }
+        self.trace.say(self.now, || {
+            format!("the disk of process {place} is {}", if full { "full" } else { "broken" })
+        });
+        self.schedule(self.now + span, Event::MendDisk(place));
+    }
+
+    pub(super) fn mend_disk(&mut self, place: usize) {
+        let files = &mut self.processes[place].files;
+        files.limit(None);
+        files.fail(false);
     }
 
     /// A management node dies, and what it has written with it.
@@ -649,7 +687,12 @@ impl World {
         let target = &self.processes[place];
         let (host, life) = (target.host, target.life);
         let index = if to.worker == WorkerId::NODE { 0 } else { 1 + usize::from(to.worker.0) };
-        let listens = target.state != State::Down && index < target.machines.len();
+        // A data node's disk listens to nobody.
+        let machines = match target.kind {
+            Kind::Data => 1 + usize::from(target.workers),
+            _ => target.machines.len(),
+        };
+        let listens = target.state != State::Down && index < machines;
         let fails_after = if !self.network.is_open(from, host) {
             Some(Duration::from_secs(1))
         } else if !listens {
