@@ -29,6 +29,7 @@ struct Stat {
     name: String,
     state: char,
     parent: u32,
+    threads: u32,
     started: u64,
 }
 
@@ -46,6 +47,7 @@ fn parse(text: &str) -> Option<Stat> {
         name: name.into(),
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -85,7 +87,8 @@ impl Process {
     pub fn activity(&self) -> Activity {
         match stat(self.pid) {
             Some(stat) if stat.started != self.started => Activity::Gone,
-            Some(stat) if matches!(stat.state, 'Z' | 'X') => Activity::Gone,
+            // While another thread of it waits for a disk, say, its files are open, and its ports taken.
+            Some(stat) if matches!(stat.state, 'Z' | 'X') && stat.threads <= 1 => Activity::Gone,
             Some(stat) if matches!(stat.state, 'T' | 't') => Activity::Paused,
             Some(_) => Activity::Runs,
             None => Activity::Gone,
@@ -162,7 +165,8 @@ mod tests {
     fn names_may_hold_anything() {
         let text = "17 (a) b (c)) S 4 17 17 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2";
         let stat = parse(text).unwrap();
-        assert_eq!((stat.name.as_str(), stat.state, stat.parent, stat.started), ("a) b (c)", 'S', 4, 9876));
+        assert_eq!((stat.name.as_str(), stat.state, stat.parent), ("a) b (c)", 'S', 4));
+        assert_eq!((stat.threads, stat.started), (1, 9876));
         assert!(parse("17 (x) S 4").is_none());
         assert!(parse("").is_none());
     }
@@ -178,6 +182,21 @@ mod tests {
         assert!(!process.signal(Signal::KILL).unwrap());
         child.wait().unwrap();
         assert!(!process.signal(Signal::KILL).unwrap());
+    }
+
+    #[test]
+    fn it_is_there_while_one_of_its_threads_is() {
+        let program = "import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)";
+        let mut child =
+            Command::new("python3").args(["-c", program]).spawn().expect("the system has python3");
+        let process = Process::of(child.id()).unwrap();
+        while stat(child.id()).unwrap().state != 'Z' {}
+        assert_eq!(process.activity(), Activity::Runs);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.activity(), Activity::Gone);
     }
 
     #[test]
