@@ -206,7 +206,8 @@ impl Choice<'_> {
         Some(next)
     }
 
-    /// The members that stay; none if a group would have no `up` one.
+    /// The members that stay; none if a group would have no `up` one, or would be left to some of which a new leader has not
+    /// heard: they may have ended as well, and their disks may be the worst of all.
     fn survivors(&self) -> Option<Vec<Member>> {
         let alive: Vec<&Member> =
             self.view.members.iter().filter(|&member| !self.is_dead(life(member))).collect();
@@ -217,6 +218,15 @@ impl Choice<'_> {
         let kept = separation::keep(&groups, self.config.groups(), separated)
             .or_else(|| separation::keep(&groups, self.config.groups(), |_, _| false))?;
         let mut next: Vec<Member> = kept.into_iter().map(|index| *up[index]).collect();
+        let is_left_to_silent = |group| {
+            self.lost_an_up_member(group, &next)
+                && !next
+                    .iter()
+                    .any(|left| self.group_of(left.node) == group && self.fresh(life(left)).is_some())
+        };
+        if self.groups().any(is_left_to_silent) {
+            return None;
+        }
         // The others go by rank: `ready` before `syncing`, lower ids before higher ones.
         let in_order = |state| rest.iter().filter(move |member| member.state == state);
         for &member in in_order(MemberState::Ready).chain(in_order(MemberState::Syncing)) {

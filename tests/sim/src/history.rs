@@ -275,7 +275,7 @@ impl Transaction {
 /// A restart of the whole cluster: what was committed in an epoch after the cut is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemRestart {
-    /// When the last data node died, or somewhat before.
+    /// When the last data node died, or somewhat before. In the future if nothing may be lost.
     pub crashed: Time,
     /// When its users learned that it was back.
     pub back: Time,
@@ -286,6 +286,13 @@ pub struct SystemRestart {
 }
 
 impl SystemRestart {
+    /// The same for users whose last write was answered then. While a disk cannot keep up none is, so that what is lost is
+    /// not more than a certain time of writing, however long ago that was.
+    pub fn after(self, last_write: Time) -> SystemRestart {
+        let crashed = if self.crashed > self.back { self.crashed } else { self.crashed.min(last_write) };
+        SystemRestart { crashed, ..self }
+    }
+
     /// Whether commits of this epoch were lost in it.
     pub fn lost(&self, epoch: Epoch) -> bool {
         epoch > self.cut && epoch.restart() < self.number

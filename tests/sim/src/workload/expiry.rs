@@ -167,7 +167,9 @@ impl Workload for Expiry {
     fn restarted(&mut self, restart: SystemRestart) {
         self.users.fill_with(|| Waits::Nothing);
         // What was written a moment ago may be lost.
-        self.written.retain(|_, written| restart.crashed.since(written.answered) > WINDOW);
+        let last_write = self.written.values().map(|written| written.answered).max().unwrap_or_default();
+        let crashed = restart.after(last_write).crashed;
+        self.written.retain(|_, written| crashed.since(written.answered) > WINDOW);
         self.record.restarted(restart);
     }
 

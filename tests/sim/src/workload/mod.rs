@@ -32,7 +32,7 @@ use twofold_proto::{
 
 use crate::{
     checkers::{Verdict, Violation, epochs},
-    history::{FinalRows, Handle, History, Isolation, Outcome, SystemRestart},
+    history::{FinalRows, Handle, History, Isolation, Outcome, SystemRestart, Transaction},
 };
 
 /// For how long an answered commit may be on no disk: writes are refused when that takes 2 s, and what is answered then takes
@@ -223,7 +223,9 @@ impl Recorder {
     /// The cluster died as a whole and came back.
     pub fn restarted(&mut self, restart: SystemRestart) {
         self.history.cluster_died();
-        self.restarts.push(restart);
+        let writes = self.history.transactions().iter().filter(|transaction| transaction.changes());
+        let answered = writes.filter(|write| write.is_committed()).map(Transaction::completed);
+        self.restarts.push(restart.after(answered.max().unwrap_or_default()));
         self.questions.iter_mut().for_each(VecDeque::clear);
         self.open.fill(None);
     }
