@@ -426,6 +426,11 @@ impl Store {
         strays
     }
 
+    /// Whether the partition has no rows.
+    pub fn is_empty(&self, partition: PartitionId) -> bool {
+        self.partitions[usize::from(partition.0)].iter().all(|(_, fragment)| fragment.len() == 0)
+    }
+
     /// The fragments of a partition from a table on, by table.
     fn tables_from(&self, partition: PartitionId, table: TableId) -> Vec<(TableId, &Fragment)> {
         let fragments = &self.partitions[usize::from(partition.0)];

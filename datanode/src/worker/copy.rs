@@ -146,7 +146,9 @@ impl Worker {
             self.write_sets.remove(slot);
         }
         self.copy_in.pulling.remove(&partition);
-        self.copy_in.mixed.insert(partition);
+        if !self.store.is_empty(partition) {
+            self.copy_in.mixed.insert(partition);
+        }
     }
 
     /// Asks for more partitions, or reports that all are there.

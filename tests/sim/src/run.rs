@@ -39,8 +39,10 @@ use crate::{
 
 /// How long anything may take that is not disturbed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the work of one round may take, faults and all.
+/// How long the work of one round may take, and for how long of it there are faults: while management nodes never come to
+/// rest there is no new view, and some work has to wait for one.
 const WORK_MAX: Duration = Duration::from_secs(90);
+const FAULTS_MAX: Duration = Duration::from_secs(60);
 /// How often the primaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(7);
 
@@ -97,6 +99,8 @@ struct Run<'a> {
     restart: u16,
     /// When the cluster died for the last time.
     crashed: Time,
+    /// When the work began.
+    begun: Time,
     ending: bool,
     number: u64,
     /// The answer to the request that is no user's.
@@ -134,6 +138,7 @@ pub fn run(scenario: &Scenario, sink: Option<Sink>) -> Result<Report, Violation>
         fault_due: None,
         restart: 0,
         crashed: Time(0),
+        begun: Time(0),
         ending: false,
         number: 0,
         answer: None,
@@ -466,6 +471,7 @@ impl Run<'_> {
     /// Work and faults until there was enough of both.
     fn round(&mut self, mix: &[(crate::scenario::Mix, usize)]) -> Result<(), Violation> {
         self.employ(mix);
+        self.begun = self.world.now();
         if self.scenario.faults > 0 {
             self.plan_fault();
         }
@@ -495,7 +501,11 @@ impl Run<'_> {
         if self.fault_due.is_none() || self.ending {
             return;
         }
-        self.faults.strike(&mut self.world);
+        if self.world.now().since(self.begun) < FAULTS_MAX {
+            self.faults.strike(&mut self.world);
+        } else {
+            self.faults.tried += 1;
+        }
         // Nobody sleeps while something happens.
         for place in 0..self.users.len() {
             if !self.users[place].busy {
