@@ -80,11 +80,12 @@ impl Disk {
         let begin = self.manifest.redo.segment();
         let checkpoints = self.manifest.checkpoints.iter();
         let parts = checkpoints.flat_map(|checkpoint| checkpoint.parts.0..checkpoint.parts.1);
-        let segments = open.segments.iter().copied();
-        let needed = segments.clone().filter(|number| *number >= begin && *number <= end.segment());
-        let left = parts.map(Source::Part).chain(needed.map(Source::Segment)).collect();
+        let is_needed = |number: &u64| (begin..=end.segment()).contains(number);
+        let (needed, others): (Vec<u64>, Vec<u64>) = open.segments.iter().copied().partition(is_needed);
+        let left = parts.map(Source::Part).chain(needed.iter().copied().map(Source::Segment)).collect();
         self.log.begin(end, segment);
-        self.log.segments = segments.collect();
+        self.log.segments = needed.into_iter().collect();
+        // Lives that come to nothing make segments, too: where the disk is full these must not stay.
         let unneeded: Vec<String> = open
             .files()
             .iter()
@@ -94,6 +95,7 @@ impl Disk {
                 !parts.any(|(first, end)| (first..end).contains(number))
             })
             .map(|(name, _)| name.clone())
+            .chain(others.into_iter().map(segment_name))
             .collect();
         for file in unneeded {
             self.request(Lane::Background, Purpose::Remove, Request::Remove(file), effects);
