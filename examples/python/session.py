@@ -34,7 +34,10 @@ class Session:
         return answer
 
     def close(self):
+        """Ends the stream, and waits until the other side has too: a program that ends before its streams may hang."""
         self.requests.put(None)
+        for answer in self.answers:
+            raise RuntimeError(f"nobody asked for {answer}")
 
 
 def even_out(session, one, other, age):
