@@ -14,7 +14,7 @@ use tokio::{
 };
 use twofold_apinode::{
     client::DEFAULT_DEADLINE,
-    request::{Answer, Isolation, Options, Request, Results},
+    request::{Answer, Durability, Isolation, Options, Request, Results},
 };
 use twofold_proto::{
     error::ErrorCode,
@@ -116,7 +116,8 @@ impl Builder {
         }
         let permits = Semaphore::new(self.in_flight);
         let shared = Arc::new(Shared { threads, tables, next: AtomicUsize::new(0), permits });
-        let cluster = Cluster { shared, deadline: self.deadline, in_flight: self.in_flight };
+        let durability = Durability::Memory;
+        let cluster = Cluster { shared, deadline: self.deadline, durability, in_flight: self.in_flight };
         let serves = async {
             for thread in &cluster.shared.threads {
                 let mut serving = thread.handle.serving().subscribe();
@@ -200,7 +201,7 @@ impl Cluster {
         let threads = vec![Thread { handle, mailbox: Mailbox::new(), ended: Mutex::new(None) }];
         let permits = Semaphore::new(in_flight);
         let shared = Arc::new(Shared { threads, tables, next: AtomicUsize::new(0), permits });
-        (Cluster { shared, deadline: None, in_flight }, submissions)
+        (Cluster { shared, deadline: None, durability: Durability::Memory, in_flight }, submissions)
     }
 }
 
@@ -216,6 +217,7 @@ impl Drop for Shared {
 pub struct Cluster {
     shared: Arc<Shared>,
     deadline: Option<Duration>,
+    durability: Durability,
     in_flight: usize,
 }
 
@@ -244,6 +246,12 @@ impl Cluster {
     /// until then. After it nothing waits for a lock any more: it is not applied, or its outcome is to be asked for.
     pub fn with_deadline(&self, deadline: Duration) -> Cluster {
         Cluster { deadline: Some(deadline), ..self.clone() }
+    }
+
+    /// The same cluster and threads, with another durability: whether commits are answered once every replica has them in memory, as
+    /// is usual, or once they are on all disks.
+    pub fn with_durability(&self, durability: Durability) -> Cluster {
+        Cluster { durability, ..self.clone() }
     }
 
     /// Whether all of the cluster can be reached now.
@@ -431,7 +439,7 @@ impl Cluster {
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options { deadline: self.deadline, ..Options::default() }
+        Options { deadline: self.deadline, durability: self.durability, ..Options::default() }
     }
 
     /// Waits until so many operations more may be under way; a batch that is larger than all may be alone.

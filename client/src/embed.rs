@@ -17,7 +17,7 @@ use std::{
 
 use twofold_apinode::{
     client::{self, Client},
-    request::{Answer, Failure, Request},
+    request::{Answer, Durability, Failure, Request},
 };
 use twofold_proto::{
     config::ClusterConfig,
@@ -50,6 +50,11 @@ pub trait Workload {
 
     /// Submits, after [`Turn::Submit`].
     fn submit(&mut self, now: Time, submit: &mut impl FnMut(u64, OperationRef<'_>));
+
+    /// When what it submits counts as done.
+    fn durability(&self) -> Durability {
+        Durability::Memory
+    }
 
     /// When it wants a turn, whatever else happens.
     fn due(&self) -> Option<Time>;
@@ -205,8 +210,9 @@ impl<W: Workload> Linked for Load<W> {
     fn end_turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if self.workload.turn(now, self.client.retried()) == Turn::Submit {
             let Load { client, workload, effects: of_client, .. } = self;
+            let durability = workload.durability();
             workload.submit(now, &mut |token, operation| {
-                client.step(now, client::Input::Operation { token, operation }, of_client);
+                client.step(now, client::Input::Operation { token, durability, operation }, of_client);
             });
         }
         let mut of_client = mem::take(&mut self.effects);

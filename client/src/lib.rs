@@ -77,7 +77,7 @@ pub use operation::{Condition, Lock, NewTable, Operation, Table};
 pub use row::{Outcome, Row};
 pub use scan::{Rows, Scan};
 pub use transaction::{Commit, Savepoint, Transaction};
-pub use twofold_apinode::request::Isolation;
+pub use twofold_apinode::request::{Durability, Isolation};
 pub use twofold_proto::{
     error::{ErrorClass, ErrorCode},
     filter::Comparison,

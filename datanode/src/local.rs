@@ -24,7 +24,7 @@ pub enum ToWorker {
     /// A life that some view has dropped holds no lease any more.
     Fenced(Life),
     /// The president's word: the epoch, the newest complete one, cluster time. Comes every `epoch_ms`, so it is the
-    /// workers' tick too.
+    /// workers' tick too; and in between while commits wait for the disks.
     Epoch {
         /// The epoch.
         epoch: Epoch,
@@ -32,6 +32,8 @@ pub enum ToWorker {
         complete: Epoch,
         /// The newest that is on the disks of all nodes that count.
         durable: Epoch,
+        /// Commits up to this one wait for the disks.
+        wanted: Epoch,
         /// Whether some disk cannot keep up.
         congested: bool,
         /// Cluster time.
@@ -63,6 +65,8 @@ pub enum Word {
     Copied(ViewNumber, Epoch),
     /// All that it has to hold of epochs up to this one is on disk.
     Durable(Epoch),
+    /// Commits up to this epoch wait for the disks.
+    Wanted(Epoch),
     /// Up: it counts this `ready` buddy, which has all that the worker had sent it before it did.
     Counts(ViewNumber, Life),
     /// Under this view it is done with all epochs up to this one.

@@ -37,6 +37,8 @@ pub enum Mutation {
     ConfirmBySlotAlone,
     /// An epoch is called durable once it is logged, flushed or not.
     DurableBeforeFlush,
+    /// A client is told that an epoch is durable when it asks.
+    AnswerBeforeDurable,
     /// What is restored goes one epoch too far.
     RestorePastCut,
     /// A checkpoint is valid though something in it is not durable.
@@ -64,6 +66,7 @@ impl Mutation {
         Mutation::ReadThroughPrepared,
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,
+        Mutation::AnswerBeforeDurable,
         Mutation::RestorePastCut,
         Mutation::CheckpointTooNew,
     ];

@@ -109,6 +109,11 @@ impl Choice<'_> {
         (heard.age < self.config.failure() && !self.facts.gone.contains(&life)).then_some(heard)
     }
 
+    /// The last report of a life, if it is so recent that it has most likely not ended since.
+    fn lively(&self, life: Life) -> Option<&Heard> {
+        self.fresh(life).filter(|heard| heard.age < self.config.failure() / 2)
+    }
+
     fn is_dead(&self, life: Life) -> bool {
         let silent = || self.facts.listening >= self.config.failure() && self.fresh(life).is_none();
         self.facts.gone.contains(&life) || silent()
@@ -119,11 +124,9 @@ impl Choice<'_> {
     /// known before its silence is long enough.
     fn are_separated(&self, a: &Member, b: &Member) -> bool {
         let failure = self.config.failure();
-        let settled = |heard: &&Heard| {
-            heard.report.view == self.view.number && heard.known >= failure && heard.age < failure / 2
-        };
+        let settled = |heard: &&Heard| heard.report.view == self.view.number && heard.known >= failure;
         let (Some(of_a), Some(of_b)) =
-            (self.fresh(life(a)).filter(settled), self.fresh(life(b)).filter(settled))
+            (self.lively(life(a)).filter(settled), self.lively(life(b)).filter(settled))
         else {
             return false;
         };
@@ -206,8 +209,8 @@ impl Choice<'_> {
         Some(next)
     }
 
-    /// The members that stay; none if a group would have no `up` one, or would be left to some of which a new leader has not
-    /// heard: they may have ended as well, and their disks may be the worst of all.
+    /// The members that stay; none if a group would have no `up` one, or would be left to some that are silent: they may have ended as
+    /// well, some time ago, and their disks may be the worst of all.
     fn survivors(&self) -> Option<Vec<Member>> {
         let alive: Vec<&Member> =
             self.view.members.iter().filter(|&member| !self.is_dead(life(member))).collect();
@@ -222,7 +225,7 @@ impl Choice<'_> {
             self.lost_an_up_member(group, &next)
                 && !next
                     .iter()
-                    .any(|left| self.group_of(left.node) == group && self.fresh(life(left)).is_some())
+                    .any(|left| self.group_of(left.node) == group && self.lively(life(left)).is_some())
         };
         if self.groups().any(is_left_to_silent) {
             return None;

@@ -58,12 +58,14 @@ kinds! {
     /// Client to the TC, or to the primary of an independent write: u64, the number of a transaction that nobody waits
     /// for any more. It is undone, unless Prepare was sent; the answer to its request says which.
     CancelOrd = 17;
+    /// Client to a worker, best of the president's node: u64 epoch, which is wanted on all disks as soon as can be.
+    DurableReq = 18;
 
     /// TC to client: a [`TransactionConf`] and its results.
     TransactionConf = 20;
     /// TC to client: a bincode [`TransactionRef`].
     TransactionRef = 21;
-    /// Primary to client: u32 request number, then the operation's result.
+    /// Primary to client, for an operation that has written nothing: u32 request number, then its result.
     OperationConf = 22;
     /// Primary to client, for an operation or scan that was not tried: u32 request number, u16 code, text.
     OperationRef = 23;
@@ -71,6 +73,10 @@ kinds! {
     ScanConf = 24;
     /// TC or primary to client: a bincode [`StatusConf`].
     StatusConf = 25;
+    /// Primary to client, for an independent write: u32 request number, u64 epoch of the commit, then the result.
+    WriteConf = 26;
+    /// The answer to `DurableReq`, each time that more epochs are on all disks until that one is: u64 the newest.
+    DurableConf = 27;
 
     /// TC to primary: an [`ExecuteReq`] and its operations.
     ExecuteReq = 30;
@@ -990,6 +996,8 @@ pub struct EpochOrd {
     pub complete: Epoch,
     /// The newest that is on the disks of all members that are `ready` or `up`.
     pub durable: Epoch,
+    /// Commits up to this epoch wait for the disks: what they wait for is to be done at once.
+    pub wanted: Epoch,
     /// Whether some disk cannot keep up: writes are to be refused.
     pub congested: bool,
     /// Whether it is the last: nobody serves any more, and no epoch follows.

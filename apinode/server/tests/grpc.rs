@@ -316,10 +316,6 @@ fn requests_that_are_wrong_are_refused() {
         let status = transaction(&mut client, vec![read(1), unknown]).await.unwrap_err();
         tells(&status, Code::NotFound, "TF-1002", "there is no table `nobody`");
         assert_eq!(status.get_details_error_info().unwrap().metadata["operation"], "1");
-        let options = Some(pb::Options { durability: pb::Durability::Disk.into(), ..Default::default() });
-        let request = pb::ExecuteRequest { operations: vec![read(1)], options, ..Default::default() };
-        let status = client.execute(request).await.unwrap_err();
-        tells(&status, Code::Unimplemented, "TF-1014", "DISK");
         let request = pb::TransactionStatusRequest { token: b"\xffnonsense".to_vec().into() };
         let status = client.transaction_status(request).await.unwrap_err();
         tells(&status, Code::InvalidArgument, "TF-1001", "no token");

@@ -14,7 +14,7 @@ use twofold_proto::{
     wire::{Malformed, Writer},
 };
 
-use crate::request::{Answer, Failure, TransactionToken};
+use crate::request::{Answer, Durability, Failure, TransactionToken};
 
 use super::{Bounds, Client, LEARNED_MAX, NEVER, transactions::not_undone};
 
@@ -60,6 +60,8 @@ pub(super) enum Stage {
     Asking(LinkId),
     /// Its outcome is asked for at this time, or with the next view.
     AskLater(Time),
+    /// Committed in this epoch, which is to be durable before it is answered.
+    Held(Epoch),
 }
 
 /// A request for a TC.
@@ -110,6 +112,7 @@ pub(super) struct Call {
     pub sharers: Vec<Owner>,
     pub stage: Stage,
     pub deadline: Time,
+    pub durability: Durability,
     /// Where it is sent.
     pub partition: PartitionId,
     pub attempts: u32,
@@ -209,6 +212,7 @@ impl Calls {
                 sharers: Vec::new(),
                 stage: Stage::Free,
                 deadline: NEVER,
+                durability: Durability::Memory,
                 partition: PartitionId(0),
                 attempts: 0,
                 error: None,
@@ -263,6 +267,7 @@ impl Client {
         let call = &mut self.calls.slots[slot as usize];
         (call.work, call.owner, call.stage) = (work, owner, Stage::New);
         (call.deadline, call.partition, call.attempts) = (deadline, partition, 0);
+        call.durability = Durability::Memory;
         (call.timestamp, call.committing, call.disowned, call.cancelled) = (timestamp, false, false, false);
         fill(&mut call.body);
         self.calls.bytes += call.body.len();
@@ -663,8 +668,12 @@ impl Client {
 
     pub(super) fn tell_pending(&mut self, slot: u32) {
         self.counters.pending += 1;
-        let node = self.calls.get(slot).token.coordinator.endpoint.node;
-        let text = format!("node {node} has not answered whether the transaction is committed");
+        let call = self.calls.get(slot);
+        let node = call.token.coordinator.endpoint.node;
+        let text = match call.stage {
+            Stage::Held(epoch) => format!("committed in epoch {epoch}, which is not on all disks yet"),
+            _ => format!("node {node} has not answered whether the transaction is committed"),
+        };
         self.tell_failure(slot, Error::new(ErrorCode::OutcomePending, text), None, TransactionState::Aborted);
     }
 
@@ -695,6 +704,7 @@ impl Client {
                     timers += 1;
                     assert!(self.timers.contains(&(at, slot)), "call {slot} has no timer: {call:?}");
                 }
+                Stage::Held(_) => {}
                 Stage::New | Stage::Free => panic!("call {slot} waits for nothing: {call:?}"),
             }
             let swept =

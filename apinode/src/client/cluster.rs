@@ -177,10 +177,12 @@ impl Client {
     fn on_worker_message(&mut self, link: LinkId, kind: Kind, body: &[u8]) -> Result<(), Malformed> {
         match kind {
             Kind::OperationConf => self.on_operation_conf(link, body),
+            Kind::WriteConf => self.on_write_conf(link, body),
             Kind::OperationRef => self.on_operation_ref(link, body),
             Kind::ScanConf => self.on_scan_conf(link, body),
             Kind::TransactionConf => self.on_transaction_conf(link, body),
             Kind::TransactionRef => self.on_transaction_ref(link, message::control(body)?),
+            Kind::DurableConf => self.on_durable_conf(body),
             Kind::StatusConf => self.on_status_conf(link, &message::control(body)?),
             Kind::ViewOrd => {
                 self.adopt_view(message::control(body)?);
@@ -275,6 +277,8 @@ impl Client {
         self.find_routes();
         self.calls_lost();
         self.run_all_waiting();
+        self.release_durable();
+        self.ask_durable();
     }
 
     fn find_routes(&mut self) {

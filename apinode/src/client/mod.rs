@@ -8,6 +8,7 @@
 //! | `operations` | independent operations and steps of scans |
 //! | `transactions` | transactions in one request, and interactive ones |
 //! | `outcome` | what became of a commit whose answer was lost |
+//! | `durable` | commits that are answered once they are on all disks |
 //! | `session` | numbers of transactions and commits, and the mark |
 //! | `catalog` | changes of the catalog |
 //!
@@ -29,6 +30,7 @@
 mod calls;
 mod catalog;
 mod cluster;
+mod durable;
 mod operations;
 mod outcome;
 mod replies;
@@ -59,10 +61,11 @@ use twofold_proto::{
     view::View,
 };
 
-use crate::request::{Answer, HandedOut, Request};
+use crate::request::{Answer, Durability, HandedOut, Request};
 use calls::Calls;
 use catalog::Change;
 use cluster::Peer;
+use durable::Held;
 use operations::{Batches, UnsentReads};
 use session::Session;
 use transactions::Interactive;
@@ -145,6 +148,8 @@ pub enum Input<'a> {
     Operation {
         /// Comes back with the answer.
         token: u64,
+        /// When it counts as done.
+        durability: Durability,
         /// The operation.
         operation: OperationRef<'a>,
     },
@@ -241,6 +246,7 @@ pub struct Client {
     calls: Calls,
     batches: Batches,
     unsent_reads: UnsentReads,
+    held: Held,
     /// By the frontend's handle.
     transactions: BTreeMap<u64, Interactive>,
     changes: BTreeMap<u32, Change>,
@@ -294,6 +300,7 @@ impl Client {
             calls: Calls::default(),
             batches: Batches::default(),
             unsent_reads: UnsentReads::default(),
+            held: Held::default(),
             transactions: BTreeMap::new(),
             changes: BTreeMap::new(),
             next_change: 0,
@@ -411,10 +418,10 @@ impl Client {
         }
     }
 
-    fn submit_single(&mut self, token: u64, operation: &OperationRef<'_>) {
+    fn submit_single(&mut self, token: u64, durability: Durability, operation: &OperationRef<'_>) {
         self.counters.submitted += 1;
         let deadline = self.now + DEFAULT_DEADLINE;
-        if let Err(error) = self.operate(calls::Owner::Operation(token), deadline, operation) {
+        if let Err(error) = self.operate(calls::Owner::Operation(token), deadline, durability, operation) {
             self.counters.answered += 1;
             self.replies.push_error(token, error);
         }
@@ -433,6 +440,7 @@ impl Client {
             self.forget_idle();
         }
         self.tick_mark();
+        self.ask_durable();
         self.tick_changes();
     }
 
@@ -463,7 +471,9 @@ impl Machine for Client {
         match input {
             Input::Link(input) => self.step_link(input),
             Input::Submit { token, request } => self.submit(token, request),
-            Input::Operation { token, operation } => self.submit_single(token, &operation),
+            Input::Operation { token, durability, operation } => {
+                self.submit_single(token, durability, &operation)
+            }
             Input::Abandon { handle } => self.abandon(handle),
             Input::Timer => self.on_timer(),
             Input::Stop => {
@@ -490,6 +500,7 @@ impl Machine for Client {
         let changes = self.changes.values().map(Change::due).min().unwrap_or(NEVER);
         let due =
             waiting.min(changes).min(self.next_sweep).min(self.idle_at).min(self.mark_at).min(self.flush_at);
+        let due = due.min(self.held.due());
         (due != NEVER).then_some(due)
     }
 
@@ -509,6 +520,7 @@ impl Machine for Client {
 
     fn check(&self) {
         self.check_calls();
+        self.check_held();
         self.check_transactions();
         for (id, link) in self.routes.iter().map(|&id| (id, self.links.get(id))) {
             assert_eq!(link.is_none(), id == LinkId::NONE, "a route over {id:?}, which is gone");

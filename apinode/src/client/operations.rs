@@ -7,7 +7,7 @@
 use hashbrown::HashTable;
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{PartitionId, TableId},
+    ids::{Epoch, PartitionId, TableId},
     limits::{KEY_BYTES_MAX, REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{self, ScanConf, TransactionState},
@@ -125,11 +125,8 @@ pub(super) fn read_operations(
     (0..operations.count).map(move |_| OperationRef::parse(&mut reader))
 }
 
-/// Whether a request's operations are whole, no more than allowed, and durable as far as this version can.
-pub(super) fn check_operations(operations: &Operations, options: &Options) -> Result<(), Error> {
-    if options.durability == Durability::Disk {
-        return Err(Error::new(ErrorCode::NotSupported, "durability «disk» is not supported"));
-    }
+/// Whether a request's operations are whole, and no more than allowed.
+pub(super) fn check_operations(operations: &Operations) -> Result<(), Error> {
     let (count, bytes) = (usize::from(operations.count), operations.bytes.len());
     if count > REQUEST_OPERATIONS_MAX || bytes > TRANSACTION_BYTES_MAX {
         let text = format!(
@@ -179,6 +176,7 @@ impl Client {
         &mut self,
         owner: Owner,
         deadline: Time,
+        durability: Durability,
         operation: &OperationRef<'_>,
     ) -> Result<u32, Error> {
         let partitions = self.partitions()?;
@@ -197,7 +195,8 @@ impl Client {
         let lock = if operation.writes() { operation.lock } else { LockMode::None };
         let operation = OperationRef { lock, ..*operation };
         let slot = self.open_call(work, owner, deadline, partition, |body| operation.encode(body))?;
-        self.calls.get_mut(slot).token.partition = partition;
+        let call = self.calls.get_mut(slot);
+        (call.token.partition, call.durability) = (partition, durability);
         self.launch(slot);
         Ok(slot)
     }
@@ -222,7 +221,7 @@ impl Client {
             self.calls.share(slot, owner);
             return Ok(());
         }
-        let slot = self.operate(owner, deadline, operation)?;
+        let slot = self.operate(owner, deadline, Durability::Memory, operation)?;
         self.unsent_reads.0.insert_unique(hash, (hash, slot), |&(hash, _)| hash);
         Ok(())
     }
@@ -234,7 +233,7 @@ impl Client {
     }
 
     pub(super) fn submit_independent(&mut self, token: u64, operations: &Operations, options: &Options) {
-        if let Err(error) = check_operations(operations, options) {
+        if let Err(error) = check_operations(operations) {
             return self.answer_error(token, error);
         }
         let results = Results::new(operations.count.into());
@@ -248,7 +247,7 @@ impl Client {
             let owner = Owner::Part { batch, operation: index as u16 };
             let operation = operation.expect("checked above");
             let begun = match operation.writes() {
-                true => self.operate(owner, deadline, &operation).map(drop),
+                true => self.operate(owner, deadline, options.durability, &operation).map(drop),
                 false => self.read(owner, deadline, &operation),
             };
             if let Err(error) = begun {
@@ -275,7 +274,7 @@ impl Client {
         }
     }
 
-    /// The operation was done (`OperationConf`).
+    /// The operation was done, and has written nothing (`OperationConf`).
     pub(super) fn on_operation_conf(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(body, "OperationConf");
         let request = reader.u32()?;
@@ -285,7 +284,10 @@ impl Client {
             return Err(Malformed("OperationConf: not for an operation"));
         }
         if call.owner == Owner::Nobody {
-            self.late_operation(request, result);
+            if call.committing {
+                self.learn(request, message::Outcome::Aborted);
+            }
+            self.release(request);
             return Ok(());
         }
         let writes = call.work != Work::Read;
@@ -296,6 +298,45 @@ impl Client {
         self.calls.put_back(request, sharers);
         self.tell_done(owner, writes, result)?;
         self.release(request);
+        Ok(())
+    }
+
+    /// The write was done, and is committed (`WriteConf`).
+    pub(super) fn on_write_conf(&mut self, link: LinkId, body: &[u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body, "WriteConf");
+        let (request, epoch) = (reader.u32()?, Epoch(reader.u64()?));
+        let call = self.calls.answered(request, Stage::Sent(link))?;
+        if !matches!(call.work, Work::Write(_)) {
+            return Err(Malformed("WriteConf: not for a write"));
+        }
+        if call.owner == Owner::Nobody {
+            self.learn(request, message::Outcome::Committed(epoch));
+            self.release(request);
+            return Ok(());
+        }
+        self.tell_write(request, epoch, reader.rest())
+    }
+
+    /// Answers a write that is committed, once that is durable enough.
+    #[inline]
+    pub(super) fn tell_write(&mut self, slot: u32, epoch: Epoch, result: &[u8]) -> Result<(), Malformed> {
+        let call = self.calls.get_mut(slot);
+        if call.durability == Durability::Disk {
+            let mut results = Results::new(1);
+            match self.room_for_results(result.len()) {
+                Err(_) if result.len() > SMALL_RESULT => {
+                    let mut short = Vec::new();
+                    without_rows(result, &mut short)?;
+                    results.set(0, &short);
+                }
+                _ => results.set(0, result),
+            }
+            self.hold(slot, epoch, results);
+            return Ok(());
+        }
+        let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
+        self.tell_done(owner, true, result)?;
+        self.release(slot);
         Ok(())
     }
 
@@ -320,7 +361,9 @@ impl Client {
 
     /// Bytes of results that are in memory here.
     pub(super) fn result_bytes(&self) -> usize {
-        self.batches.bytes + self.handed_out.as_ref().map_or(0, |handed_out| handed_out.bytes())
+        self.batches.bytes
+            + self.held.bytes()
+            + self.handed_out.as_ref().map_or(0, |handed_out| handed_out.bytes())
     }
 
     /// Whether there may be so many more bytes of results.
@@ -330,18 +373,6 @@ impl Client {
         }
         let text = format!("{} bytes of results wait for those who asked to read them", self.result_bytes());
         Err(Error::new(ErrorCode::Overloaded, text))
-    }
-
-    /// An operation that was given up is done. Of a write that was reported as pending the epoch is asked for.
-    fn late_operation(&mut self, slot: u32, result: &[u8]) {
-        if !self.calls.get(slot).committing {
-            self.release(slot);
-        } else if result.first() == Some(&(ResultCode::Ok as u8)) {
-            self.ask(slot);
-        } else {
-            self.learn(slot, message::Outcome::Aborted);
-            self.release(slot);
-        }
     }
 
     /// The operation or step of a scan was not tried (`OperationRef`).

@@ -129,12 +129,9 @@ impl Client {
 
     /// A commit is found to have succeeded; its results are lost.
     fn found_committed(&mut self, slot: u32, epoch: twofold_proto::ids::Epoch) {
-        let call = self.calls.get_mut(slot);
-        match call.work {
+        match self.calls.get(slot).work {
             Work::Write(kind) => {
-                let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
-                self.tell_operation(owner, Ok(&plain_result(kind)));
-                self.release(slot);
+                self.tell_write(slot, epoch, &plain_result(kind)).expect("a plain result is well-formed");
             }
             Work::Statement(_) => {
                 let results = self.plain_results(slot, epoch);

@@ -16,7 +16,7 @@ use twofold_proto::{
 };
 
 use crate::request::{
-    self, Answer, Begin, End, Failure, Isolation, Operations, Options, Results, TransactionToken,
+    self, Answer, Begin, Durability, End, Failure, Isolation, Operations, Options, Results, TransactionToken,
 };
 
 use super::{
@@ -113,7 +113,7 @@ impl Client {
         isolation: Isolation,
         options: &Options,
     ) {
-        let checked = check_operations(&operations, options).and_then(|()| self.partitions());
+        let checked = check_operations(&operations).and_then(|()| self.partitions());
         let partitions = match checked {
             Ok(partitions) => partitions,
             Err(error) => return self.answer_error(token, error),
@@ -136,8 +136,9 @@ impl Client {
             .open_call(work, Owner::Request(token), deadline, partition, |body| body.put(&operations.bytes))
         {
             Ok(slot) => {
-                self.calls.get_mut(slot).token.partition =
-                    locked.map_or(partition, |locked| locked.partition);
+                let call = self.calls.get_mut(slot);
+                call.durability = options.durability;
+                call.token.partition = locked.map_or(partition, |locked| locked.partition);
                 self.launch(slot);
             }
             Err(error) => self.answer_error(token, error),
@@ -159,7 +160,7 @@ impl Client {
 
     pub(super) fn submit_statement(&mut self, token: u64, statement: request::Statement) {
         let handle = statement.handle;
-        let checked = check_operations(&statement.operations, &statement.options)
+        let checked = check_operations(&statement.operations)
             .and_then(|()| self.begin_interactive(handle, statement.begin, &statement.options));
         if let Err(error) = checked {
             return self.refuse_statement(token, &statement, error);
@@ -307,7 +308,7 @@ impl Client {
 
     /// Sends a statement, or answers it if there is nothing to send.
     fn start_statement(&mut self, token: u64, deadline: Time, statement: request::Statement) {
-        let request::Statement { handle, number, undo, mut operations, end, .. } = statement;
+        let request::Statement { handle, number, undo, mut operations, end, options, .. } = statement;
         let partitions = self.partitions().expect("known since the transaction began");
         let interactive = self.transactions.get(&handle).expect("it has a statement");
         let (timestamp, serializable, known) =
@@ -342,6 +343,7 @@ impl Client {
             Ok(slot) => {
                 let call = self.calls.get_mut(slot);
                 call.timestamp = timestamp;
+                call.durability = options.durability;
                 call.token = known.unwrap_or_default();
                 call.token.partition = locked.map_or(partition, |locked| locked.partition);
                 self.transactions.get_mut(&handle).expect("just seen").call = Some(slot);
@@ -508,6 +510,11 @@ impl Client {
         epoch: Epoch,
         results: Results,
     ) {
+        let call = self.calls.get(slot);
+        let writes = matches!(call.work, Work::Statement(statement) if statement.writes);
+        if state == TransactionState::Committed && writes && call.durability == Durability::Disk {
+            return self.hold(slot, epoch, results);
+        }
         if state == TransactionState::Open {
             self.keep_transaction(slot);
             self.keep_locks(slot);
@@ -516,7 +523,6 @@ impl Client {
         let call = self.calls.get_mut(slot);
         let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
         // What only read leaves nothing to ask for.
-        let writes = matches!(call.work, Work::Statement(statement) if statement.writes);
         let (timestamp, transaction) = (call.timestamp, (call.committing && writes).then_some(call.token));
         self.release(slot);
         if let Owner::Request(token) = owner {

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use twofold_apinode::request::Failure;
+use twofold_apinode::request::{Durability, Failure};
 use twofold_client::embed::{Turn, Workload};
 use twofold_proto::{error::ErrorCode, operation::OperationRef, time::Time};
 
@@ -47,6 +47,8 @@ pub enum Draw {
 pub struct Plan {
     /// What is done.
     pub operations: Operations,
+    /// When it counts as done.
+    pub durability: Durability,
     /// With which keys.
     pub draw: Draw,
     /// When.
@@ -245,6 +247,10 @@ impl Workload for Definers {
         if work.ready.is_empty() { Turn::Wait } else { Turn::Submit }
     }
 
+    fn durability(&self) -> Durability {
+        self.work.as_ref().map_or(Durability::Memory, |work| work.plan.durability)
+    }
+
     fn submit(&mut self, now: Time, submit: &mut impl FnMut(u64, OperationRef<'_>)) {
         if let Some(work) = &mut self.work {
             work.submit(now, submit);
@@ -316,7 +322,15 @@ mod tests {
     fn plan(draw: Draw, window: Window) -> Plan {
         let schema = Schema::new(table("t", 2)).unwrap();
         let operations = Operations::new(Phase::Delete, &schema, 0);
-        Plan { operations, draw, window, definers: 2, batch: 3, turn_limit: u32::MAX }
+        Plan {
+            operations,
+            durability: Durability::Memory,
+            draw,
+            window,
+            definers: 2,
+            batch: 3,
+            turn_limit: u32::MAX,
+        }
     }
 
     fn token(definer: u64, key: u64) -> u64 {

@@ -15,6 +15,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use twofold_apinode::request;
 use twofold_client::embed::Thread;
 use twofold_proto::{random::Random, schema::Schema, time::Time};
 use twofold_runtime::{Clock, clock};
@@ -51,6 +52,24 @@ enum Mode {
     Callers,
     /// One caller
     Single,
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Durability {
+    /// All replicas have it in memory
+    Memory,
+    /// It is on all disks
+    Disk,
+}
+
+impl From<Durability> for request::Durability {
+    fn from(durability: Durability) -> request::Durability {
+        match durability {
+            Durability::Memory => request::Durability::Memory,
+            Durability::Disk => request::Durability::Disk,
+        }
+    }
 }
 
 /// Inserts, updates, reads and deletes single rows by their key, through the native client: NDB's flexAsynch.
@@ -107,6 +126,10 @@ pub struct Arguments {
     #[arg(long, env = "TWOFOLD_BENCH_CALLERS", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_MAX)))]
     callers: u32,
+
+    /// When a write counts as done
+    #[arg(long, env = "TWOFOLD_BENCH_DURABILITY", value_enum, default_value_t = Durability::Memory)]
+    durability: Durability,
 
     /// Update by assigning so many columns, in place of putting a whole row
     #[arg(long, env = "TWOFOLD_BENCH_ASSIGN", value_name = "COLUMNS", default_value_t = 0)]
@@ -174,6 +197,7 @@ struct Settings {
     threads: usize,
     definers: usize,
     batch: u32,
+    durability: String,
     assigned_columns: u16,
     seed: u64,
     cluster: String,
@@ -253,6 +277,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         threads: load.threads,
         definers: load.definers,
         batch: load.batch,
+        durability: format!("{:?}", arguments.durability).to_lowercase(),
         assigned_columns: arguments.assign,
         seed,
         cluster: cluster.found.config.name.clone(),
@@ -332,6 +357,7 @@ impl Bench<'_> {
             };
             thread.tell(Plan {
                 operations: Operations::new(phase, schema, usize::from(arguments.assign)),
+                durability: arguments.durability.into(),
                 draw,
                 window,
                 definers: self.load.definers_of(number),

@@ -26,6 +26,11 @@ pub(super) struct Epochs {
     pub(super) durable: Epoch,
     /// Whether some disk cannot keep up.
     pub(super) congested: bool,
+    /// Commits up to this epoch wait for the disks.
+    wanted: Epoch,
+    /// As president: up to which epoch the others know that they do, and the newest that was ended because of them.
+    called_for: Epoch,
+    hastened: Epoch,
     /// Cluster time as last stamped, and when that was here; none before the first epoch.
     stamped: Option<(ClusterTime, Time)>,
     /// The wall clock in milliseconds since 1970, and when it showed that.
@@ -129,6 +134,39 @@ impl Node {
         if !self.level {
             return;
         }
+        self.count_epochs();
+        if !self.epochs.last {
+            let first = Epoch::new(self.view.restart, 0);
+            self.epochs.epoch = self.epochs.epoch.max(first).next();
+            self.epochs.last = self.have_all_stopped();
+        }
+        self.order_epoch(now, effects);
+    }
+
+    /// As president, while commits wait for the disks: ends the epoch if none of those that were ended for them is on its way to the disks,
+    /// so that many share a flush; and passes on at once what the members wait for.
+    pub(super) fn hasten(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.epochs.wanted <= self.epochs.durable || !self.level || !self.is_president() {
+            return;
+        }
+        let Epochs { complete, durable, .. } = self.epochs;
+        self.count_epochs();
+        let Epochs { epoch, wanted, called_for, hastened, last, .. } = self.epochs;
+        if epoch <= wanted && hastened <= self.epochs.durable && !last {
+            self.epochs.hastened = epoch;
+            self.end_epoch(now, effects);
+        } else if self.epochs.complete > complete || self.epochs.durable > durable || wanted > called_for {
+            self.order_epoch(now, effects);
+        }
+    }
+
+    /// Commits up to this epoch wait for the disks.
+    pub(super) fn is_wanted(&mut self, epoch: Epoch) {
+        self.epochs.wanted = self.epochs.wanted.max(epoch);
+    }
+
+    /// As president: what is complete, and what durable, by what the members have said.
+    fn count_epochs(&mut self) {
         if let Some(done) = self.workers.done() {
             self.epochs.is_done(self.life.node, done);
         }
@@ -139,15 +177,16 @@ impl Node {
         }
         let complete = self.epochs.completed(&self.view).unwrap_or_default();
         self.epochs.complete = self.epochs.complete.max(complete);
-        if !self.epochs.last {
-            let first = Epoch::new(self.view.restart, 0);
-            self.epochs.epoch = self.epochs.epoch.max(first).next();
-            self.epochs.last = self.have_all_stopped();
-        }
+    }
+
+    /// As president: tells all how far the epochs are.
+    fn order_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let time = self.epochs.next_time(now);
         self.epochs.stamp(now, time);
-        let Epochs { epoch, complete, durable, congested, last, .. } = self.epochs;
-        let order = EpochOrd { view: self.view.number, epoch, complete, durable, congested, last, time };
+        self.epochs.called_for = self.epochs.wanted;
+        let Epochs { epoch, complete, durable, wanted, congested, last, .. } = self.epochs;
+        let view = self.view.number;
+        let order = EpochOrd { view, epoch, complete, durable, wanted, congested, last, time };
         for id in self.peers.values().filter_map(|peer| peer.link).collect::<Vec<_>>() {
             if let Some(link) = self.line(id) {
                 link.send_control(Kind::EpochOrd, &order);
@@ -173,9 +212,9 @@ impl Node {
     fn pass_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
         self.epochs.ended = true;
         self.epochs.ordered = self.view.number;
-        let Epochs { epoch, complete, durable, congested, stamped, .. } = self.epochs;
+        let Epochs { epoch, complete, durable, wanted, congested, stamped, .. } = self.epochs;
         let (time, _) = stamped.unwrap_or_default();
-        self.tell(&ToWorker::Epoch { epoch, complete, durable, congested, time }, effects);
+        self.tell(&ToWorker::Epoch { epoch, complete, durable, wanted, congested, time }, effects);
         self.tell_durable(effects);
         self.refresh_lease(now, effects);
     }
@@ -187,6 +226,7 @@ impl Node {
         self.epochs.see(order.epoch);
         self.epochs.complete = self.epochs.complete.max(order.complete);
         self.epochs.durable = self.epochs.durable.max(order.durable);
+        self.is_wanted(order.wanted);
         (self.epochs.congested, self.epochs.last) = (order.congested, order.last);
         self.epochs.stamp(now, order.time);
         self.level = self.state() == Some(MemberState::Up);

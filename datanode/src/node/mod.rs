@@ -304,6 +304,7 @@ impl Node {
                 self.workers.has_on_disk(worker, epoch);
                 self.tell_durable(effects);
             }
+            Word::Wanted(epoch) => self.is_wanted(epoch),
             Word::Counts(view, life) if view == self.view.number => self.workers.counts(worker, life),
             Word::Done(view, epoch) if view == self.view.number => self.workers.is_done(worker, epoch),
             // Of an older view: the worker says it again under this one.
@@ -331,6 +332,7 @@ impl Machine for Node {
             Input::Stop { graceful } => self.on_stop(now, graceful, effects),
             Input::Timer => self.on_timer(now, effects),
         }
+        self.hasten(now, effects);
         self.go_on_leaving(now, effects);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Incarnation, TransactionId},
+    ids::{Epoch, Incarnation, TransactionId},
     limits::{CLIENT_LINK_BYTES_MAX, SCAN_BATCH_BYTES},
     link::Link,
     links::LinkId,
@@ -71,6 +71,7 @@ impl Worker {
                 self.drop_client(client);
                 Ok(())
             }
+            Kind::DurableReq => self.on_durable_req(client, Epoch(Reader::new(body, "DurableReq").u64()?)),
             Kind::CancelOrd => {
                 let number = Reader::new(body, "CancelOrd").u64()?;
                 self.on_cancel(TransactionId { session: self.session(client), number });
@@ -285,9 +286,9 @@ impl Worker {
         if let Origin::Independent { client, request, .. } = local.origin {
             let result = std::mem::take(&mut local.result);
             match outcome {
-                Outcome::Committed(_) => {
+                Outcome::Committed(epoch) => {
                     self.counters.commits += 1;
-                    self.answer_operation(client, request, &result);
+                    self.answer_write(client, request, epoch, &result);
                 }
                 Outcome::Aborted => {
                     self.counters.aborts += 1;
@@ -301,7 +302,17 @@ impl Worker {
         }
     }
 
-    pub(super) fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
+    pub(super) fn answer_write(&mut self, client: LinkId, request: u32, epoch: Epoch, result: &[u8]) {
+        if let Some(link) = self.client_link(client) {
+            link.send(Kind::WriteConf as u8, 0, |out| {
+                out.put_u32(request);
+                out.put_u64(epoch.0);
+                out.put(result);
+            });
+        }
+    }
+
+    fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
         if let Some(link) = self.client_link(client) {
             link.send(Kind::OperationConf as u8, 0, |out| {
                 out.put_u32(request);

@@ -493,7 +493,7 @@ impl Worker {
                         self.answer_transaction(client, &conf, &results);
                     }
                     Some(Committing::Operation { request, result }) => {
-                        self.answer_operation(client, request, &result)
+                        self.answer_write(client, request, epoch, &result)
                     }
                     None => {}
                 }

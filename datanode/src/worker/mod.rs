@@ -173,6 +173,8 @@ struct Said {
 #[derive(Debug)]
 struct ClientPeer {
     session: Incarnation,
+    /// The newest epoch that it waits for to be durable; 0: for none.
+    wanted: Epoch,
     /// Since when it has no connection.
     lost: Option<Time>,
 }
@@ -527,7 +529,8 @@ impl Worker {
         } else {
             let link = self.links.add(hello.from, hello.incarnation);
             let session = hello.incarnation;
-            self.peers.insert(link, Peer::Client(ClientPeer { session, lost: None }));
+            self.peers
+                .insert(link, Peer::Client(ClientPeer { session, wanted: Epoch::default(), lost: None }));
             self.outcomes.session_known(session);
             self.announce_view(link);
             let reply = self.links.accept(link, hello);
@@ -656,8 +659,8 @@ impl Worker {
                     self.try_serve_all();
                 }
             }
-            ToWorker::Epoch { epoch, complete, durable, congested, time } => {
-                self.written(durable, congested);
+            ToWorker::Epoch { epoch, complete, durable, wanted, congested, time } => {
+                self.written(durable, wanted, congested);
                 self.on_epoch(epoch, complete, time);
             }
             ToWorker::Disk(message) => self.on_disk(message),
@@ -741,6 +744,7 @@ impl Machine for Worker {
             self.drop_client(client);
             self.run_tasks();
         }
+        self.hasten();
         std::mem::swap(&mut self.effects, effects);
     }
 

@@ -8,7 +8,8 @@ use std::{
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, Version, ViewNumber},
-    message::{Image, ReplicaState, WriteSetHeader},
+    links::LinkId,
+    message::{Image, Kind, ReplicaState, WriteSetHeader},
     time::{Duration, Time},
     view::MemberState,
     wire::{Malformed, Writer},
@@ -18,7 +19,7 @@ use twofold_storage::{
     store::CopyCursor,
 };
 
-use super::{Effect, Worker};
+use super::{Effect, Peer, Worker};
 use crate::{
     disk::{FromDisk, Horizon, ToDisk},
     local::Word,
@@ -54,6 +55,9 @@ pub(super) struct Redo {
     /// The newest epoch that is on the disks of all nodes, and when some later ones began, the oldest first.
     durable: Epoch,
     begun: VecDeque<(Epoch, Time)>,
+    /// Commits up to this epoch wait for the disks; those of clients that have asked here, up to this one.
+    wanted: Epoch,
+    asked: Epoch,
     congested: bool,
 }
 
@@ -91,14 +95,18 @@ impl Worker {
 
     /// Hands over what is logged, if it is that much.
     fn hand_over(&mut self, least: usize) {
-        if self.redo.records.len() < least.max(1) {
-            return;
+        if self.redo.records.len() >= least.max(1) {
+            self.append(false);
         }
+    }
+
+    /// Hands over what is logged; `urgent`: to be flushed at once.
+    fn append(&mut self, urgent: bool) {
         // The next ones will be about as many.
         let room = Vec::with_capacity(self.redo.records.len() + self.redo.records.len() / 8);
         let records = std::mem::replace(&mut self.redo.records, room);
         self.redo.handed += records.len() as u64;
-        let message = ToDisk::Append { worker: self.own.worker, records, urgent: false };
+        let message = ToDisk::Append { worker: self.own.worker, records, urgent };
         self.effects.push(Effect::Disk(message));
     }
 
@@ -120,8 +128,58 @@ impl Worker {
             self.redo.logged = self.complete;
             let end = self.redo.handed + self.redo.records.len() as u64;
             self.redo.unflushed.push_back((end, self.complete));
+            self.append(self.is_hurried());
         }
         self.hand_over(0);
+    }
+
+    /// Whether commits wait for the disks.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.redo.wanted > self.redo.durable
+    }
+
+    /// A client waits for an epoch to be durable (`DurableReq`).
+    pub(super) fn on_durable_req(&mut self, client: LinkId, epoch: Epoch) -> Result<(), Malformed> {
+        if epoch > self.epoch {
+            return Err(Malformed("DurableReq: an epoch to come"));
+        }
+        #[cfg(feature = "mutations")]
+        if self.mutated(crate::mutation::Mutation::AnswerBeforeDurable) {
+            self.tell_durable(client, epoch);
+            return Ok(());
+        }
+        if epoch <= self.redo.durable {
+            self.tell_durable(client, self.redo.durable);
+        } else if let Some(Peer::Client(peer)) = self.peers.get_mut(&client) {
+            peer.wanted = peer.wanted.max(epoch);
+            self.redo.asked = self.redo.asked.max(epoch);
+            self.tell_node(Word::Wanted(epoch));
+        }
+        Ok(())
+    }
+
+    fn tell_durable(&mut self, client: LinkId, durable: Epoch) {
+        if let Some(link) = self.client_link(client) {
+            link.send(Kind::DurableConf as u8, 0, |out| out.put_u64(durable.0));
+        }
+    }
+
+    /// Tells the clients that wait.
+    fn tell_waiting(&mut self, durable: Epoch) {
+        let mut waiting = Vec::new();
+        for (&link, peer) in &mut self.peers {
+            if let Peer::Client(client) = peer
+                && client.wanted > Epoch::default()
+            {
+                waiting.push(link);
+                if client.wanted <= durable {
+                    client.wanted = Epoch::default();
+                }
+            }
+        }
+        for link in waiting {
+            self.tell_durable(link, durable);
+        }
     }
 
     /// Syncing: all is copied from the primaries of this view.
@@ -138,9 +196,12 @@ impl Worker {
     }
 
     /// The president's word on the disks.
-    pub(super) fn written(&mut self, durable: Epoch, congested: bool) {
+    pub(super) fn written(&mut self, durable: Epoch, wanted: Epoch, congested: bool) {
+        if durable > self.redo.durable && self.redo.asked > self.redo.durable {
+            self.tell_waiting(durable);
+        }
         let redo = &mut self.redo;
-        (redo.durable, redo.congested) = (durable, congested);
+        (redo.durable, redo.wanted, redo.congested) = (durable, wanted, congested);
         while redo.begun.pop_front_if(|(epoch, _)| *epoch <= durable).is_some() {}
         if redo.begun.len() < NOTED_MAX
             && redo.begun.back().is_none_or(|(_, at)| self.now.since(*at) >= NOTED_EVERY)

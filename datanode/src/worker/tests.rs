@@ -27,6 +27,7 @@ use crate::disk::FromDisk;
 
 mod bounds;
 mod cancel;
+mod durable;
 mod outcomes;
 
 const SESSION: Incarnation = Incarnation(77);
@@ -275,11 +276,14 @@ impl Cluster {
     }
 
     fn epoch(&mut self, counter: u64) {
-        let time = ClusterTime(1_000_000 + counter * 20);
+        let (epoch, complete) = (Epoch::new(1, counter), Epoch::new(1, counter.saturating_sub(3)));
+        self.order(epoch, complete, complete, Epoch::default());
+    }
+
+    fn order(&mut self, epoch: Epoch, complete: Epoch, durable: Epoch, wanted: Epoch) {
+        let time = ClusterTime(1_000_000 + epoch.counter() * 20);
         for node in 0..self.nodes.len() {
-            let (epoch, complete) = (Epoch::new(1, counter), Epoch::new(1, counter.saturating_sub(3)));
-            let (durable, congested) = (complete, false);
-            self.tell(node, ToWorker::Epoch { epoch, complete, durable, congested, time });
+            self.tell(node, ToWorker::Epoch { epoch, complete, durable, wanted, congested: false, time });
         }
     }
 
@@ -484,7 +488,7 @@ fn a_write_is_answered_after_one_message_to_the_buddy_and_its_acknowledgement() 
     assert_eq!(cluster.carry(node, buddy), [Kind::WriteSetReq]);
     assert_eq!(cluster.carry(buddy, node), [], "an acknowledgement without messages");
     let heard = cluster.hear(node);
-    assert_eq!(heard.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::OperationConf]);
+    assert_eq!(heard.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::WriteConf]);
     assert_eq!(cluster.balance(5), Some(50));
     assert_eq!(cluster.carry(node, buddy), [], "the decision waits for company");
     cluster.epoch(2);
@@ -766,7 +770,7 @@ fn a_hand_over_does_not_lose_an_independent_write_under_way() {
     assert_eq!(cluster.carry(1, 0), [Kind::WriteSetReq]);
     cluster.adopt(view);
     cluster.settle();
-    assert_eq!(cluster.hear(1).iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::OperationConf]);
+    assert_eq!(cluster.hear(1).iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::WriteConf]);
     cluster.epoch(5);
     cluster.settle();
     cluster.epoch(6);
@@ -811,7 +815,7 @@ fn past_the_bound_writes_are_refused_and_deletes_go_on() {
     assert!(worker.store.used_bytes() <= worker.store.data_memory());
     assert!(id > 5_000, "{id} rows only");
     cluster.write(200_000, &operation(OperationKind::Delete, 0));
-    assert_eq!(cluster.hear(0)[0].0, Kind::OperationConf);
+    assert_eq!(cluster.hear(0)[0].0, Kind::WriteConf);
     assert_eq!(cluster.balance(0), None);
     assert_eq!(cluster.balance(1), Some(1));
 }

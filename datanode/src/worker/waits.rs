@@ -32,7 +32,7 @@ struct Shared {
     action: Option<Action>,
 }
 
-/// What waits for a link.
+/// Something that waits for a link.
 #[derive(Debug)]
 enum Wait {
     /// For this one alone, as most do: it is kept in the queue.
@@ -45,8 +45,16 @@ enum Wait {
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     shared: Slab<Shared>,
-    /// By link: what goes on at which position, in order.
-    queues: BTreeMap<LinkId, VecDeque<(u64, Wait)>>,
+    queues: BTreeMap<LinkId, Queue>,
+}
+
+/// What waits for a link.
+#[derive(Debug, Default)]
+struct Queue {
+    /// What goes on at which position, in order.
+    waits: VecDeque<(u64, Wait)>,
+    /// The position up to which the peer was last asked for its acknowledgement.
+    asked: u64,
 }
 
 impl Waits {
@@ -69,27 +77,29 @@ impl Waits {
     }
 
     fn enqueue(&mut self, (link, position): (LinkId, u64), wait: Wait) {
-        let queue = self.queues.entry(link).or_default();
+        let queue = &mut self.queues.entry(link).or_default().waits;
         debug_assert!(queue.back().is_none_or(|last| last.0 <= position), "positions grow");
         queue.push_back((position, wait));
     }
 
-    /// Whether anybody waits for the link's peer.
-    pub fn is_awaited(&self, link: LinkId) -> bool {
-        self.queues.get(&link).is_some_and(|queue| !queue.is_empty())
+    /// Whether anybody waits for what the link's peer was not asked to acknowledge at once; from now on it was.
+    pub fn ask(&mut self, link: LinkId) -> bool {
+        let Some(queue) = self.queues.get_mut(&link) else { return false };
+        let Some(&(last, _)) = queue.waits.back() else { return false };
+        std::mem::replace(&mut queue.asked, last) < last
     }
 
     /// The link's peer has processed everything up to this frame.
     pub fn acknowledged(&mut self, link: LinkId, position: u64, tasks: &mut VecDeque<Task>) {
         let Some(queue) = self.queues.get_mut(&link) else { return };
-        while let Some((_, wait)) = queue.pop_front_if(|(at, _)| *at <= position) {
+        while let Some((_, wait)) = queue.waits.pop_front_if(|(at, _)| *at <= position) {
             tasks.extend(over(&mut self.shared, wait).map(Task::Done));
         }
     }
 
     /// The link is gone with its peer: nobody waits for it any more.
     pub fn link_gone(&mut self, link: LinkId, tasks: &mut VecDeque<Task>) {
-        for (_, wait) in self.queues.remove(&link).into_iter().flatten() {
+        for (_, wait) in self.queues.remove(&link).into_iter().flat_map(|queue| queue.waits) {
             tasks.extend(over(&mut self.shared, wait).map(Task::Done));
         }
     }

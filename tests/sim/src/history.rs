@@ -381,7 +381,7 @@ impl History {
     ///
     /// Drops what was committed in a lost epoch, and what only read and saw something of a lost epoch, or may have: who found no
     /// row within the `window` before the crash may have seen a delete that was lost. What was answered in that time without
-    /// an epoch may have survived or not.
+    /// an epoch may have survived or not, if it was not to be on disk.
     pub fn surviving(&self, restart: &SystemRestart, window: Duration) -> History {
         let in_window = |transaction: &Transaction| {
             transaction.invoked < restart.back && restart.crashed.since(transaction.completed()) <= window
@@ -397,7 +397,8 @@ impl History {
         let mut surviving = self.clone();
         surviving.transactions.retain(|transaction| !gone(transaction));
         for transaction in &mut surviving.transactions {
-            if transaction.is_committed() && transaction.epoch().is_none() && in_window(transaction) {
+            let may_be_lost = !transaction.durable && transaction.epoch().is_none();
+            if transaction.is_committed() && may_be_lost && in_window(transaction) {
                 (transaction.answer, transaction.forgotten) = (None, true);
             }
         }

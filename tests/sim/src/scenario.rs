@@ -118,6 +118,7 @@ impl Scenario {
             Mutation::DurableBeforeFlush
             | Mutation::RestorePastCut
             | Mutation::CheckpointTooNew
+            | Mutation::AnswerBeforeDurable
             | Mutation::UpBeforeDurable => Profile::Loss,
             Mutation::NotFoundMeansAborted => *random.pick(&[Profile::Network, Profile::Pauses]),
             _ => *random.pick(&[Profile::Deaths, Profile::Everything, Profile::Pauses]),

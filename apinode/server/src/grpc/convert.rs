@@ -257,9 +257,7 @@ pub fn options(
     let given = given.cloned().unwrap_or_default();
     let durability = match pb::Durability::try_from(given.durability) {
         Ok(pb::Durability::Memory) => Durability::Memory,
-        Ok(pb::Durability::Disk) => {
-            return error(ErrorCode::NotSupported, "durability DISK is not supported yet");
-        }
+        Ok(pb::Durability::Disk) => Durability::Disk,
         Err(_) => return error(ErrorCode::Malformed, format!("there is no durability {}", given.durability)),
     };
     let isolation = match pb::Isolation::try_from(given.isolation) {

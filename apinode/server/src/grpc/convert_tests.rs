@@ -267,7 +267,7 @@ fn options_are_checked() {
         options(&tables(), Some(given), call).map_err(|error| format!("{}: {}", error.code, error.text))
     }
     let disk = pb::Options { durability: pb::Durability::Disk.into(), ..Default::default() };
-    assert_eq!(read(disk, None), Err("TF-1014: durability DISK is not supported yet".into()));
+    assert_eq!(read(disk, None).unwrap().0.durability, Durability::Disk);
     let hint = pb::Hint { table: "t".into(), distribution_key: vec![int(1)] };
     let given = pb::Options { deadline_ms: 100, isolation: 1, hint: Some(hint), ..Default::default() };
     let (options, isolation) = read(given, Some(Duration::from_millis(30))).unwrap();

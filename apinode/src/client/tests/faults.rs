@@ -232,10 +232,11 @@ impl World {
         }
         let mut out = Vec::new();
         let keys = keys(reader, 1);
-        self.commit(id, &keys);
+        let epoch = self.commit(id, &keys);
         out.put_u32(request.request);
+        out.put_u64(epoch.0);
         out.put(&[0, 0]);
-        self.reply(node, silent, Kind::OperationConf, out);
+        self.reply(node, silent, Kind::WriteConf, out);
     }
 
     fn transaction(&mut self, node: u16, silent: bool, reader: &mut Reader<'_>) {

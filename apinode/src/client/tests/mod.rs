@@ -3,6 +3,7 @@
 
 mod cluster;
 mod deadlines;
+mod durable;
 mod faults;
 mod operations;
 mod outcome;
@@ -319,7 +320,16 @@ impl Net {
         control(&self.one(node, Kind::StatusReq)).unwrap()
     }
 
-    /// Worker 0 of a node answers an operation.
+    /// Worker 0 of a node has committed a write.
+    fn written(&mut self, node: u16, request: u32, epoch: Epoch, result: &[u8]) {
+        self.tell(worker(node), Kind::WriteConf, |out| {
+            out.put_u32(request);
+            out.put_u64(epoch.0);
+            out.put(result);
+        });
+    }
+
+    /// Worker 0 of a node answers an operation that has written nothing.
     fn confirm(&mut self, node: u16, request: u32, result: &[u8]) {
         self.tell(worker(node), Kind::OperationConf, |out| {
             out.put_u32(request);
@@ -348,7 +358,7 @@ impl Net {
     }
 
     fn operate(&mut self, token: u64, operation: OperationRef<'_>) {
-        self.step(Input::Operation { token, operation });
+        self.step(Input::Operation { token, durability: crate::request::Durability::Memory, operation });
     }
 
     /// What single operations were answered since the last time.

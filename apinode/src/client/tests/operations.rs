@@ -207,8 +207,6 @@ fn malformed_and_unsupported_requests_are_refused() {
         net.submit(1, Request::Independent { operations, options });
         net.failure().error.code
     };
-    let durable = Options { durability: crate::request::Durability::Disk, ..Options::default() };
-    assert_eq!(request(operations(&[write(0)]), durable), ErrorCode::NotSupported);
     let whole = operations(&[read(0), read(1)]);
     let fewer = Operations { count: 1, ..whole.clone() };
     assert_eq!(request(fewer, Options::default()), ErrorCode::Malformed);

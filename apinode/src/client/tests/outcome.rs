@@ -132,14 +132,11 @@ fn a_late_answer_gives_the_outcome_with_its_epoch() {
     net.operate(1, write(0));
     let request = net.one_write(11).request;
     net.pass(5_020);
-    assert_eq!(net.reply_code(), ErrorCode::OutcomePending);
+    let token = net.replies().pop().unwrap().1.unwrap_err().token.unwrap();
     net.one(11, Kind::CancelOrd);
-    net.confirm(11, request, &[0, 0]);
-    let question = net.one_question(11);
+    net.written(11, request, Epoch(9), &[0, 0]);
     let committed = Status::Decided(Outcome::Committed(Epoch(9)));
-    status(&mut net, 11, question.request, committed);
     assert_eq!(net.client.session.mark(), 1);
-    let token = TransactionToken { transaction: question.transaction, ..TransactionToken::default() };
     net.submit(2, Request::Status(token));
     assert_eq!(net.answer(), Answer::Status(committed));
 }

@@ -174,3 +174,26 @@ fn cluster_time_follows_the_wall_in_bounded_steps_and_never_runs_back() {
     // Before the wall is known there is no time.
     assert_eq!(stamped(&[(0, None), (20, Some(WALL))]), [0, WALL]);
 }
+
+#[test]
+fn commits_that_wait_for_the_disks_wait_for_no_tick() {
+    let mut net = running();
+    net.run(505);
+    let (now, epoch) = (net.now, net.node(11).epoch());
+    net.give(11, says(1, Word::Wanted(epoch)));
+    assert_eq!(net.now, now);
+    for id in [11, 12] {
+        assert_eq!((net.node(id).epoch(), net.node(id).epochs.durable), (epoch.next(), epoch), "node {id}");
+    }
+    // The next one ends only when that is durable.
+    net.workers.get_mut(&NodeId(12)).unwrap().done = false;
+    net.give(11, says(0, Word::Wanted(epoch.next())));
+    net.give(11, says(1, Word::Wanted(epoch.next().next())));
+    assert_eq!((net.node(11).epoch(), net.node(11).epochs.durable), (epoch.next().next(), epoch));
+    // Ended already: to be hurried on all the same.
+    net.workers.get_mut(&NodeId(12)).unwrap().done = true;
+    net.run(600);
+    let newest = net.node(11).epoch();
+    net.give(11, says(1, Word::Wanted(newest.previous())));
+    assert_eq!((net.node(12).epoch(), net.node(12).epochs.durable), (newest, newest.previous()));
+}

@@ -54,7 +54,9 @@ fn refused(pair: &Pair, what: &'static str) -> [Effect; 2] {
 #[test]
 fn an_epoch_counts_under_the_view_of_both() {
     let mut pair = Pair::new();
+    let wanted = Epoch::default();
     let order = |view| EpochOrd {
+        wanted,
         view: ViewNumber(view),
         epoch: Epoch::new(1, 9),
         complete: Epoch::new(1, 7),
@@ -68,7 +70,7 @@ fn an_epoch_counts_under_the_view_of_both() {
     let effects = pair.give(3, |link| link.send_control(Kind::EpochOrd, &order(5)));
     let (epoch, complete) = (Epoch::new(1, 9), Epoch::new(1, 7));
     let (durable, congested, time) = (Epoch::new(1, 5), true, ClusterTime(70));
-    assert_eq!(told(&effects, 1), [ToWorker::Epoch { epoch, complete, durable, congested, time }]);
+    assert_eq!(told(&effects, 1), [ToWorker::Epoch { epoch, complete, durable, wanted, congested, time }]);
     assert!(pair.node.level);
 }
 

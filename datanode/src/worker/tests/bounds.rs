@@ -43,7 +43,7 @@ impl Cluster {
     fn put_blob(&mut self, request: u32, name: &[u8], size: usize) {
         let node = self.write(request, &blob(OperationKind::Write, name, size));
         self.settle();
-        assert_eq!(self.hear(node)[0].0, Kind::OperationConf);
+        assert_eq!(self.hear(node)[0].0, Kind::WriteConf);
     }
 
     /// The one refusal of a transaction that a node has sent to the client.
@@ -252,13 +252,13 @@ fn keys_that_hash_alike_are_bounded() {
         if id == 2 {
             // It may come, and be changed later.
             cluster.write(1, &new);
-            assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+            assert_eq!(kinds(&cluster.hear(0)), [Kind::WriteConf]);
         }
     }
     cluster.write(2, &add(1, 1));
-    assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::WriteConf]);
     cluster.write(3, &operation(OperationKind::Delete, 1));
-    assert_eq!(kinds(&cluster.hear(0)), [Kind::OperationConf]);
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::WriteConf]);
     cluster.write(4, &new);
     let heard = cluster.hear(0);
     assert_eq!(operation_ref(&heard[0].1).unwrap().1.code, ErrorCode::TooMany);

@@ -32,7 +32,7 @@ fn a_transaction_given_up_in_a_statement_frees_its_locks_everywhere() {
     cluster.settle();
     cluster.write(51, &write(keys[0], 5));
     cluster.settle();
-    assert_eq!(cluster.hear(0)[0].0, Kind::OperationConf, "the row is free");
+    assert_eq!(cluster.hear(0)[0].0, Kind::WriteConf, "the row is free");
     // At node 1, nobody waits behind the older one any more.
     cluster.transaction(1, TransactionReq { statement: 2, ..request(1, COMMIT) }, &[]);
     cluster.settle();
@@ -64,6 +64,6 @@ fn a_write_that_waits_is_given_up_and_one_that_is_prepared_is_not() {
     cluster.write(3, &write(id, 3));
     cluster.cancel(0, 3);
     cluster.settle();
-    assert_eq!(cluster.hear(0)[0].0, Kind::OperationConf);
+    assert_eq!(cluster.hear(0)[0].0, Kind::WriteConf);
     assert_eq!((cluster.balance(id), cluster.nodes[0].worker.counters.cancelled), (Some(3), 1));
 }

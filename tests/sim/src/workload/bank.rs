@@ -77,10 +77,10 @@ impl Banking {
         }
     }
 
-    fn options(&self, context: &mut Context<'_>) -> Options {
+    fn options(&mut self, user: usize, context: &mut Context<'_>) -> Options {
         let deadline = (self.impatient && context.random.one_in(3))
             .then(|| Duration::from_millis(context.random.between(2, 60)));
-        Options { deadline, ..Options::default() }
+        self.record.options(user, deadline, context)
     }
 
     /// Puts all accounts, again and again until that is known to have succeeded; nobody transfers before.
@@ -113,7 +113,7 @@ impl Banking {
         let mut both = [take, give];
         context.random.shuffle(&mut both);
         self.users[user].waits = Waits::Transfer;
-        let (isolation, options) = (Asked::ReadCommitted, self.options(context));
+        let (isolation, options) = (Asked::ReadCommitted, self.options(user, context));
         Step::Ask(Request::Transaction { operations: rows::operations(&both), isolation, options })
     }
 
@@ -131,7 +131,7 @@ impl Banking {
             undo: false,
             operations: rows::operations(&[lock(from), lock(to)]),
             end: End::Stay,
-            options: self.options(context),
+            options: self.options(user, context),
         }))
     }
 
@@ -160,7 +160,7 @@ impl Banking {
             undo: false,
             operations: rows::operations(&writes),
             end: if enough { End::Commit } else { End::Rollback },
-            options: self.options(context),
+            options: self.options(user, context),
         }))
     }
 
@@ -171,7 +171,7 @@ impl Banking {
         all.sort_unstable();
         let all: Vec<_> = all.into_iter().map(|row| rows::read(schema, row, LockMode::None)).collect();
         self.users[user].waits = Waits::Audit;
-        let (isolation, options) = (Asked::Serializable, self.options(context));
+        let (isolation, options) = (Asked::Serializable, self.options(user, context));
         Step::Ask(Request::Transaction { operations: rows::operations(&all), isolation, options })
     }
 

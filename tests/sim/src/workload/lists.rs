@@ -100,10 +100,10 @@ impl Lists {
         }
     }
 
-    fn options(&self, context: &mut Context<'_>) -> Options {
+    fn options(&mut self, user: usize, context: &mut Context<'_>) -> Options {
         let deadline = (self.impatient && context.random.one_in(3))
             .then(|| Duration::from_millis(context.random.between(2, 60)));
-        Options { deadline, ..Options::default() }
+        self.record.options(user, deadline, context)
     }
 
     /// A few reads and appends. Only lists that are there are read: to read what is not fails a statement.
@@ -138,7 +138,7 @@ impl Lists {
             self.record.history.push(handle, operation);
         }
         self.users[user].waits = Waits::Whole(handle);
-        let (isolation, options) = (self.asked(), self.options(context));
+        let (isolation, options) = (self.asked(), self.options(user, context));
         Step::Ask(Request::Transaction { operations: rows::operations(&wires), isolation, options })
     }
 
@@ -206,7 +206,7 @@ impl Lists {
                 (true, false) => End::Commit,
                 (true, true) => End::Rollback,
             },
-            options: self.options(context),
+            options: self.options(user, context),
         };
         interactive.number += 1;
         interactive.left = interactive.left.saturating_sub(1);

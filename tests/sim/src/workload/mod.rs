@@ -20,7 +20,7 @@ pub mod scans;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use twofold_apinode::request::{Answer, Failure, Request, TransactionToken};
+use twofold_apinode::request::{Answer, Durability, Failure, Options, Request, TransactionToken};
 use twofold_proto::{
     error::ErrorClass,
     ids::{Incarnation, TransactionId},
@@ -119,6 +119,8 @@ pub struct Recorder {
     questions: Vec<VecDeque<(Handle, TransactionToken)>>,
     /// By user: the transaction under way.
     open: Vec<Option<Handle>>,
+    /// By user: whether what it asked last is to be on disk when it is answered.
+    durable: Vec<bool>,
     restarts: Vec<SystemRestart>,
     /// Transactions that the user was told to be committed.
     pub finished: u64,
@@ -131,6 +133,7 @@ impl Recorder {
             history: History::default(),
             questions: vec![VecDeque::new(); users],
             open: vec![None; users],
+            durable: vec![false; users],
             restarts: Vec::new(),
             finished: 0,
         }
@@ -150,9 +153,20 @@ impl Recorder {
         self.history.transaction(handle).id
     }
 
+    /// How the user's next request is to be run.
+    pub fn options(&mut self, user: usize, deadline: Option<Duration>, context: &mut Context<'_>) -> Options {
+        let durable = context.random.one_in(4);
+        self.durable[user] = durable;
+        let durability = if durable { Durability::Disk } else { Durability::Memory };
+        Options { deadline, durability, ..Options::default() }
+    }
+
     /// The user's transaction is answered.
     pub fn end(&mut self, user: usize, outcome: Outcome, context: &Context<'_>) {
         if let Some(handle) = self.open[user].take() {
+            if matches!(outcome, Outcome::Committed { .. }) {
+                self.history.transaction(handle).durable = self.durable[user];
+            }
             self.history.answer(handle, context.now, outcome);
             self.finished += u64::from(matches!(outcome, Outcome::Committed { .. }));
         }

@@ -59,10 +59,10 @@ impl Registers {
         }
     }
 
-    fn options(&self, context: &mut Context<'_>) -> Options {
+    fn options(&mut self, user: usize, context: &mut Context<'_>) -> Options {
         let deadline = (self.impatient && context.random.one_in(2))
             .then(|| Duration::from_millis(context.random.between(1, 40)));
-        Options { deadline, ..Options::default() }
+        self.record.options(user, deadline, context)
     }
 
     /// One operation, for the wire and for the record. `lone`: it is a transaction of its own.
@@ -119,9 +119,10 @@ impl Registers {
         let single = wires.len() == 1 && context.random.one_in(2);
         self.users[user] = Waits::Independent(handles);
         if single {
+            self.record.durable[user] = false;
             return Step::Operate(wires[0].to_bytes());
         }
-        let options = self.options(context);
+        let options = self.options(user, context);
         Step::Ask(Request::Independent { operations: rows::operations(&wires), options })
     }
 
@@ -140,7 +141,7 @@ impl Registers {
             wires.push(wire);
         }
         self.users[user] = Waits::Transaction(handle);
-        let options = self.options(context);
+        let options = self.options(user, context);
         Step::Ask(Request::Transaction { operations: rows::operations(&wires), isolation: asked, options })
     }
 

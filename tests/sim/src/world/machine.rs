@@ -2,7 +2,7 @@
 
 use twofold_apinode::{
     client::{self, Client},
-    request::{Answer, Request, Results},
+    request::{Answer, Durability, Request, Results},
 };
 use twofold_datanode::{
     disk::{self, Answer as FileAnswer, Disk, Fault, Lane, Request as FileRequest, ToDisk},
@@ -288,7 +288,10 @@ fn step_client(machine: &mut Client, now: Time, input: Input<'_>, wanted: &mut V
         Input::Message(Message::Operation(token, encoded)) => {
             bytes = encoded;
             let operation = OperationRef::parse(&mut Reader::new(&bytes, "operation"));
-            client::Input::Operation { token, operation: operation.expect("workloads encode operations") }
+            {
+                let operation = operation.expect("workloads encode operations");
+                client::Input::Operation { token, durability: Durability::Memory, operation }
+            }
         }
         Input::Message(Message::Abandon(handle)) => client::Input::Abandon { handle },
         Input::Message(Message::Stop) => client::Input::Stop,
