@@ -7,7 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Epoch, PartitionId, TableId, TransactionId},
+    ids::{Epoch, IndexId, PartitionId, TableId, TransactionId},
+    index::EntryRange,
     limits::PARTITIONS,
     message::{Coordinator, Status, TransactionState, control, put_control},
     placement::KeyHash,
@@ -98,6 +99,29 @@ pub struct Statement {
     pub options: Options,
 }
 
+/// A step of a scan by index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RangeStep {
+    /// The table.
+    pub table: TableId,
+    /// The version of its schema that the program was made for.
+    pub schema_version: u32,
+    /// Its index.
+    pub index: IndexId,
+    /// Of the rows of this partition alone.
+    pub partition: Option<PartitionId>,
+    /// What of the index; then what the last answer has left of it.
+    pub range: EntryRange,
+    /// Whether the last row comes first.
+    pub descending: bool,
+    /// At most so many rows; 0: as many as fit the answers of those who have them.
+    pub rows: u32,
+    /// Filter and projection: the body of a Read operation.
+    pub program: Vec<u8>,
+    /// How long to try; `None`: the client's default.
+    pub deadline: Option<Duration>,
+}
+
 /// What a frontend asks.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
@@ -136,6 +160,8 @@ pub enum Request {
         /// How long to try; `None`: the client's default.
         deadline: Option<Duration>,
     },
+    /// The next committed rows of a range of an ordered index, in its order. [`Answer::Range`] or [`Answer::Failed`].
+    RangeStep(RangeStep),
     /// What became of a transaction? [`Answer::Status`] or [`Answer::Failed`].
     Status(TransactionToken),
     /// Create a table; id and version are filled in. [`Answer::Catalog`] or [`Answer::Failed`].
@@ -169,6 +195,13 @@ pub enum Answer {
         /// A result for each row.
         rows: Results,
     },
+    /// Rows in the index's order, and no others are between them.
+    Range {
+        /// What is left of the range; `None`: nothing.
+        rest: Option<EntryRange>,
+        /// A result for each row.
+        rows: Results,
+    },
     /// What became of the transaction: never `AskElsewhere`.
     Status(Status),
     /// The change is in this version of the catalog, which the client knows by now.
@@ -182,7 +215,7 @@ impl Answer {
     pub fn result_bytes(&self) -> usize {
         let results = match self {
             Answer::Operations(results) | Answer::Statement { results, .. } => results,
-            Answer::Scan { rows, .. } => rows,
+            Answer::Scan { rows, .. } | Answer::Range { rows, .. } => rows,
             _ => return 0,
         };
         results.bytes() + results.len() * RESULT_OVERHEAD

@@ -52,7 +52,7 @@ pub fn operations(request: &Request) -> usize {
         Request::Statement(Statement { begin: Some(_), end: End::Commit, operations, .. }) => {
             operations.count.into()
         }
-        Request::ScanStep { .. } => 1,
+        Request::ScanStep { .. } | Request::RangeStep(_) => 1,
         Request::Statement(_) | Request::Status(_) | Request::CreateTable(_) | Request::DropTable(_) => 0,
     }
 }

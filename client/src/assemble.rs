@@ -193,7 +193,8 @@ pub fn table(
         true => primary_key.clone(),
         false => indexes(distribution_key, "distribution key")?,
     };
-    let table = Table { id: TableId(0), name, version: 1, columns, primary_key, distribution_key };
+    let (id, indexes) = (TableId(0), Vec::new());
+    let table = Table { id, name, version: 1, columns, primary_key, distribution_key, indexes };
     table.check().map_err(|invalid| bad(invalid.0))?;
     Ok(table)
 }

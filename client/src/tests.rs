@@ -40,6 +40,7 @@ fn tables() -> Tables {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     };
     Tables::new(&Catalog { version: 1, tables: vec![table], next_table: 2 }, PARTITIONS).unwrap()
 }

@@ -33,6 +33,10 @@ pub enum Mutation {
     KeepStrays,
     /// A committed read does not wait for a writer that may be committed already.
     ReadThroughPrepared,
+    /// A step of a scan by index is answered whatever the view that the client knows.
+    ScanUnderAnyView,
+    /// An update leaves a row's entries in indexes as they are.
+    SkipIndexAtUpdate,
     /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
     ConfirmBySlotAlone,
     /// An epoch is called durable once it is logged, flushed or not.
@@ -64,6 +68,8 @@ impl Mutation {
         Mutation::SkipReadLocks,
         Mutation::KeepStrays,
         Mutation::ReadThroughPrepared,
+        Mutation::ScanUnderAnyView,
+        Mutation::SkipIndexAtUpdate,
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,
         Mutation::AnswerBeforeDurable,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use twofold_proto::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
-    ids::{Epoch, Incarnation, NodeId, TableId, ViewNumber},
+    ids::{Epoch, Incarnation, IndexId, NodeId, TableId, ViewNumber},
     limits::{MESSAGE_BYTES_MAX, TABLES_MAX},
     message::{Catalog, CatalogChange, control, put_control},
     schema::Table,
@@ -230,7 +230,10 @@ impl Register {
 
     fn create(&mut self, table: Table) -> Result<u64, Error> {
         let id = TableId(self.catalog.next_table.max(1));
-        let table = Table { id, version: 1, ..table };
+        let mut table = Table { id, version: 1, ..table };
+        for (index, number) in table.indexes.iter_mut().zip(id.0 + 1..) {
+            index.id = IndexId(number);
+        }
         table.check().map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.to_string()))?;
         if self.catalog.table(&table.name).is_some() {
             return Err(Error::new(
@@ -244,7 +247,7 @@ impl Register {
                 format!("there are {TABLES_MAX} tables, as many as can be"),
             ));
         }
-        let name = table.name.clone();
+        let (name, indexes) = (table.name.clone(), table.indexes.len());
         // Ids ascend, so the newest is the last.
         self.catalog.tables.push(table);
         let mut bytes = Vec::new();
@@ -257,7 +260,7 @@ impl Register {
             );
             return Err(Error::new(ErrorCode::TooMany, text));
         }
-        self.catalog.next_table = id.0 + 1;
+        self.catalog.next_table = id.0 + 1 + indexes as u32;
         self.catalog.version += 1;
         Ok(self.catalog.version)
     }
@@ -274,7 +277,7 @@ impl Register {
 
 #[cfg(test)]
 mod tests {
-    use twofold_proto::schema::{Column, ColumnType};
+    use twofold_proto::schema::{Column, ColumnType, Index};
 
     use super::*;
     use crate::testing::{config, table, view};
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_get_ids_that_are_never_reused() {
+    fn tables_and_indexes_get_ids_that_are_never_reused() {
         let mut register = Register::default();
         let create =
             |name: &str| CatalogChange::CreateTable(Table { id: TableId(99), version: 9, ..table(name) });
@@ -306,9 +309,16 @@ mod tests {
         assert_eq!(change(&mut register, create("b")), Ok(2));
         assert_eq!(change(&mut register, CatalogChange::DropTable("b".into())), Ok(3));
         assert_eq!(change(&mut register, create("b")), Ok(4));
+        let indexed =
+            Table { indexes: vec![Index::new("x", vec![]), Index::new("y", vec![0])], ..table("c") };
+        change(&mut register, CatalogChange::CreateTable(indexed)).unwrap();
+        change(&mut register, create("d")).unwrap();
+        let ids: Vec<u32> =
+            register.catalog().table("c").unwrap().indexes.iter().map(|index| index.id.0).collect();
+        assert_eq!(ids, [5, 6]);
         let tables: Vec<(u32, u32, &str)> =
             register.catalog().tables.iter().map(|table| (table.id.0, table.version, &*table.name)).collect();
-        assert_eq!(tables, [(1, 1, "a"), (3, 1, "b")]);
+        assert_eq!(tables, [(1, 1, "a"), (3, 1, "b"), (4, 1, "c"), (7, 1, "d")]);
     }
 
     #[test]

@@ -102,5 +102,6 @@ pub fn table(name: &str) -> Table {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }

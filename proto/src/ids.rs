@@ -45,6 +45,10 @@ id!(
     TableId(u32), "t"
 );
 id!(
+    /// An ordered index, numbered by the catalog as tables are; never reused.
+    IndexId(u32), "x"
+);
+id!(
     /// One life of a process: chosen at its start, never reused, 0 for «any». Only equality means anything.
     Incarnation(u64), "i"
 );

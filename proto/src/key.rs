@@ -2,7 +2,7 @@
 //!
 //! Integers are big-endian, signed ones with the sign bit flipped. Text and binary are escaped (00 becomes 00 FF)
 //! and end with 00 00, except in the last column of the encoded list, which is raw. Text compares by its bytes.
-//! Float columns and NULL do not occur in keys.
+//! Float columns and NULL do not occur in primary keys; entries of indexes have both (crate::index).
 
 use std::borrow::Cow;
 
@@ -139,8 +139,8 @@ fn encode_columns(
     Ok(())
 }
 
-/// Appends one value, which [`ColumnType::fit`] gave.
-fn encode_value(column_type: ColumnType, value: &ValueRef<'_>, raw: bool, out: &mut Vec<u8>) {
+/// Appends one value, no NULL, which [`ColumnType::fit`] gave: bytes that compare as the values do.
+pub(crate) fn encode_value(column_type: ColumnType, value: &ValueRef<'_>, raw: bool, out: &mut Vec<u8>) {
     let Some(width) = column_type.width() else {
         let bytes =
             value.as_bytes().unwrap_or_else(|| panic!("{value:?} is no value of a {column_type:?} column"));
@@ -161,8 +161,14 @@ fn encode_value(column_type: ColumnType, value: &ValueRef<'_>, raw: bool, out: &
     out.resize(start + width, 0);
     column_type.write_fixed(value, &mut out[start..]);
     out[start..].reverse();
-    if column_type.family() == Family::Int {
-        out[start] ^= 0x80;
+    match column_type.family() {
+        Family::Int => out[start] ^= 0x80,
+        // The smaller of two negative floats has the larger bits.
+        Family::F32 | Family::F64 if out[start] & 0x80 != 0 => {
+            out[start..].iter_mut().for_each(|byte| *byte = !*byte);
+        }
+        Family::F32 | Family::F64 => out[start] ^= 0x80,
+        _ => {}
     }
 }
 

@@ -6,6 +6,7 @@ pub mod error;
 pub mod figure;
 pub mod filter;
 pub mod ids;
+pub mod index;
 pub mod key;
 pub mod limits;
 pub mod link;

@@ -12,10 +12,15 @@ pub const DATA_NODES_MAX: usize = 144;
 pub const WORKERS_MAX: u16 = 64;
 /// Bytes of an encoded primary key.
 pub const KEY_BYTES_MAX: usize = 3072;
+/// Bytes of an entry of an ordered index: columns of as many bytes as a primary key may have, each byte of which may take two,
+/// what says that they are not NULL, and the primary key.
+pub const ENTRY_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + 3 * COLUMNS_MAX + KEY_BYTES_MAX;
 /// Bytes of an encoded row, its key included: a memcached item of 1 MiB and its key fit.
 pub const ROW_BYTES_MAX: usize = (1 << 20) + 8192;
 /// Columns of a table.
 pub const COLUMNS_MAX: usize = 1024;
+/// Ordered indexes of a table.
+pub const INDEXES_MAX: usize = 64;
 /// Tables of a cluster.
 pub const TABLES_MAX: usize = 20_000;
 /// Operations of one request.

@@ -16,6 +16,10 @@ use crate::{
     wire::{Malformed, Reader, Writer},
 };
 
+mod scan;
+
+pub use scan::{RangeConf, RangeReq, ScanConf, ScanReq};
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
         /// What a message is: the kind byte of its header.
@@ -60,6 +64,8 @@ kinds! {
     CancelOrd = 17;
     /// Client to a worker, best of the president's node: u64 epoch, which is wanted on all disks as soon as can be.
     DurableReq = 18;
+    /// Client to primary: a [`RangeReq`].
+    RangeReq = 19;
 
     /// TC to client: a [`TransactionConf`] and its results.
     TransactionConf = 20;
@@ -77,6 +83,8 @@ kinds! {
     WriteConf = 26;
     /// The answer to `DurableReq`, each time that more epochs are on all disks until that one is: u64 the newest.
     DurableConf = 27;
+    /// Primary to client: a [`RangeConf`] and its rows.
+    RangeConf = 28;
 
     /// TC to primary: an [`ExecuteReq`] and its operations.
     ExecuteReq = 30;
@@ -382,86 +390,6 @@ pub fn operation_ref(body: &[u8]) -> Result<(u32, Error), Malformed> {
     let code = ErrorCode::from_number(reader.u16()?).ok_or(Malformed("OperationRef"))?;
     let text = std::str::from_utf8(reader.rest()).map_err(|_| Malformed("OperationRef"))?;
     Ok((request, Error::new(code, text)))
-}
-
-/// One step of a scan over one fragment: committed rows, in hash order, from a cursor on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ScanReq<'a> {
-    /// Comes back in the answer.
-    pub request: u32,
-    /// The table.
-    pub table: TableId,
-    /// The version of it that the client knows.
-    pub schema_version: u32,
-    /// The partition.
-    pub partition: PartitionId,
-    /// 0 at the start, then the last answer's.
-    pub cursor: u64,
-    /// At most so many rows; 0: as many as fit an answer.
-    pub rows: u32,
-    /// Filter and projection: the body of a Read operation (`crate::operation`).
-    pub program: &'a [u8],
-}
-
-impl<'a> ScanReq<'a> {
-    /// Appends it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u32(self.request);
-        out.put_u32(self.table.0);
-        out.put_u32(self.schema_version);
-        out.put_u16(self.partition.0);
-        out.put_u64(self.cursor);
-        out.put_u32(self.rows);
-        out.put_block(self.program);
-    }
-
-    /// Reads it.
-    pub fn parse(body: &'a [u8]) -> Result<ScanReq<'a>, Malformed> {
-        let mut reader = Reader::new(body, "ScanReq");
-        let scan = ScanReq {
-            request: reader.u32()?,
-            table: TableId(reader.u32()?),
-            schema_version: reader.u32()?,
-            partition: PartitionId(reader.u16()?),
-            cursor: reader.u64()?,
-            rows: reader.u32()?,
-            program: reader.block()?,
-        };
-        reader.finish()?;
-        Ok(scan)
-    }
-}
-
-/// The answer to a [`ScanReq`]; `rows` results follow, each a u32 length and the result.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ScanConf {
-    /// The request's number.
-    pub request: u32,
-    /// Where to go on; `None` when the fragment is through.
-    pub cursor: Option<u64>,
-    /// How many rows follow.
-    pub rows: u32,
-}
-
-impl ScanConf {
-    /// Bytes of the encoding.
-    pub const BYTES: usize = 17;
-
-    /// Appends it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u32(self.request);
-        out.put_u8(u8::from(self.cursor.is_some()));
-        out.put_u64(self.cursor.unwrap_or(0));
-        out.put_u32(self.rows);
-    }
-
-    /// Reads it; the rows are next.
-    pub fn parse(reader: &mut Reader<'_>) -> Result<ScanConf, Malformed> {
-        let request = reader.u32()?;
-        let more = reader.u8()? != 0;
-        let cursor = reader.u64()?;
-        Ok(ScanConf { request, cursor: more.then_some(cursor), rows: reader.u32()? })
-    }
 }
 
 /// What became of a transaction?
@@ -1071,7 +999,7 @@ pub struct Catalog {
     pub version: u64,
     /// The tables, by id.
     pub tables: Vec<Table>,
-    /// The next table's id.
+    /// The id of the next table or index.
     pub next_table: u32,
 }
 

@@ -36,7 +36,16 @@ pub(crate) fn any_schema() -> impl Strategy<Value = Schema> {
             }
             let distribution_key = vec![primary_key[0]];
             let (id, name) = (TableId(1), "t".to_owned());
-            Schema::new(Table { id, name, version: since, columns, primary_key, distribution_key }).unwrap()
+            Schema::new(Table {
+                id,
+                name,
+                version: since,
+                columns,
+                primary_key,
+                distribution_key,
+                indexes: vec![],
+            })
+            .unwrap()
         },
     )
 }
@@ -139,8 +148,15 @@ fn example() -> Schema {
         Column::new("d", BINARY),
     ];
     let (primary_key, distribution_key) = (vec![0], vec![0]);
-    let table =
-        Table { id: TableId(1), name: "t".into(), version: 1, columns, primary_key, distribution_key };
+    let table = Table {
+        id: TableId(1),
+        name: "t".into(),
+        version: 1,
+        columns,
+        primary_key,
+        distribution_key,
+        indexes: vec![],
+    };
     Schema::new(table).unwrap()
 }
 

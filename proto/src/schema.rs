@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, fmt, ops};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::TableId,
-    limits::{COLUMNS_MAX, KEY_BYTES_MAX},
+    ids::{IndexId, TableId},
+    limits::{COLUMNS_MAX, INDEXES_MAX, KEY_BYTES_MAX},
     result::ResultCode,
     value::{Value, ValueRef},
     wire::Malformed,
@@ -98,6 +98,14 @@ impl ColumnType {
             I32 | U32 | F32 | Date => Some(4),
             I64 | U64 | F64 | DateTime | Timestamp => Some(8),
             Text { .. } | Binary { .. } => None,
+        }
+    }
+
+    /// What values count in the length of a key: their bytes, of text its characters.
+    fn bytes_max(self) -> usize {
+        match self {
+            ColumnType::Text { max_chars: max } | ColumnType::Binary { max_bytes: max } => max as usize,
+            fixed => fixed.width().unwrap_or(0),
         }
     }
 
@@ -294,6 +302,26 @@ pub struct Table {
     /// The columns that place a row: some of the primary key's, in its order. Two tables whose distribution keys
     /// have the same types place equal ones together.
     pub distribution_key: Vec<u16>,
+    /// Its ordered indexes, by ascending id.
+    pub indexes: Vec<Index>,
+}
+
+/// An ordered index: it has an entry for each row, in the order of some columns and then of the primary key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Index {
+    /// Its id.
+    pub id: IndexId,
+    /// Its name, unique in the table whatever the case of its letters.
+    pub name: String,
+    /// The columns before the primary key, in the index's order: none where the primary key itself is ordered.
+    pub columns: Vec<u16>,
+}
+
+impl Index {
+    /// An index of a table that is to be created.
+    pub fn new(name: impl Into<String>, columns: Vec<u16>) -> Index {
+        Index { id: IndexId(0), name: name.into(), columns }
+    }
 }
 
 /// Why a table's definition is refused, in words.
@@ -341,7 +369,37 @@ impl Table {
                 return fail(format!("column `{}`: {what}", column.name));
             }
         }
-        self.check_keys().or_else(fail)
+        self.check_keys().and_then(|()| self.check_indexes()).or_else(fail)
+    }
+
+    fn check_indexes(&self) -> Result<(), String> {
+        if self.indexes.len() > INDEXES_MAX {
+            return Err(format!("{} indexes; {INDEXES_MAX} are allowed", self.indexes.len()));
+        }
+        let mut names = BTreeSet::new();
+        for index in &self.indexes {
+            let fault = |what: String| Err(format!("index `{}`: {what}", index.name));
+            if index.name.is_empty() || index.name.len() > NAME_BYTES_MAX {
+                return fault(format!("a name has 1 to {NAME_BYTES_MAX} bytes, not {}", index.name.len()));
+            }
+            if !names.insert(index.name.to_lowercase()) {
+                return fault("there is another one of this name; name one of them otherwise".to_owned());
+            }
+            let mut bytes = 0;
+            for (position, &column) in index.columns.iter().enumerate() {
+                let Some(found) = self.columns.get(usize::from(column)) else {
+                    return fault(format!("it names column {column} of {}", self.columns.len()));
+                };
+                if index.columns[..position].contains(&column) {
+                    return fault(format!("column `{}` is named twice; name it once", found.name));
+                }
+                bytes += found.column_type.bytes_max();
+            }
+            if bytes > KEY_BYTES_MAX {
+                return fault(format!("its columns may be {bytes} bytes long; the most is {KEY_BYTES_MAX}"));
+            }
+        }
+        Ok(())
     }
 
     fn check_keys(&self) -> Result<(), String> {
@@ -362,12 +420,7 @@ impl Table {
             } else if matches!(column.column_type, ColumnType::F32 | ColumnType::F64) {
                 "is a float, and equality of floats is not what it seems; take an integer, text or binary"
             } else {
-                bytes += match column.column_type {
-                    ColumnType::Text { max_chars: max } | ColumnType::Binary { max_bytes: max } => {
-                        max as usize
-                    }
-                    fixed => fixed.width().unwrap_or(0),
-                };
+                bytes += column.column_type.bytes_max();
                 continue;
             };
             return Err(format!("primary key: column `{}` {fault}", column.name));
@@ -524,6 +577,11 @@ impl Schema {
     pub fn column_index(&self, name: &str) -> Option<u16> {
         let name = name.to_lowercase();
         self.columns.iter().position(|column| column.name.to_lowercase() == name).map(|index| index as u16)
+    }
+
+    /// The ordered index of this id.
+    pub fn index(&self, id: IndexId) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.id == id)
     }
 
     /// Whether rows of equal distribution key may differ in their primary keys.

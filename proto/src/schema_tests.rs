@@ -8,8 +8,8 @@ pub(crate) fn key_table(types: &[ColumnType], distribution_key: Option<Vec<u16>>
     let primary_key: Vec<u16> = (0..types.len() as u16).collect();
     let distribution_key = distribution_key.unwrap_or_else(|| primary_key.clone());
     let columns = columns.collect();
-    let table =
-        Table { id: TableId(1), name: "t".into(), version: 1, columns, primary_key, distribution_key };
+    let (id, name, indexes) = (TableId(1), "t".into(), Vec::new());
+    let table = Table { id, name, version: 1, columns, primary_key, distribution_key, indexes };
     Schema::new(table).unwrap()
 }
 
@@ -41,6 +41,7 @@ fn table() -> Table {
         ],
         primary_key: vec![0, 1],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 
@@ -84,6 +85,19 @@ fn bad_tables_are_refused_in_words() {
     refused(|t| t.primary_key = vec![0, 3], "`count` was added later");
     refused(|t| t.columns[1].column_type = ColumnType::F64, "`i` is a float");
     refused(|t| t.columns[1].column_type = ColumnType::Binary { max_bytes: 4000 }, "4004 bytes long");
+    refused(|t| t.indexes.push(Index::new("", vec![2])), "index ``: a name has 1 to 255 bytes");
+    refused(|t| t.indexes.push(Index::new("x", vec![4])), "index `x`: it names column 4 of 4");
+    refused(|t| t.indexes.push(Index::new("x", vec![2, 2])), "column `name` is named twice");
+    refused(
+        |t| t.indexes.extend([Index::new("x", vec![2]), Index::new("X", vec![])]),
+        "another one of this name",
+    );
+    refused(|t| t.indexes = (0..65).map(|n| Index::new(format!("x{n}"), vec![])).collect(), "65 indexes");
+    let long = |t: &mut Table| {
+        t.columns[2].column_type = ColumnType::Binary { max_bytes: 3069 };
+        t.indexes.push(Index::new("x", vec![0, 2]));
+    };
+    refused(long, "may be 3073 bytes long");
     refused(|t| t.distribution_key.clear(), "no distribution key");
     refused(|t| t.distribution_key = vec![2], "names column 2 out of place");
     refused(|t| t.distribution_key = vec![1, 0], "names column 0 out of place");

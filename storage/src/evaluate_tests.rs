@@ -28,6 +28,7 @@ fn table() -> Table {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

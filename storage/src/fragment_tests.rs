@@ -195,8 +195,8 @@ fn clearing_gives_the_memory_back() {
 fn schema(columns: usize, distribution_key: Vec<u16>) -> Schema {
     let primary_key: Vec<u16> = (0..columns as u16).collect();
     let columns = primary_key.iter().map(|i| Column::new(format!("k{i}"), ColumnType::U64)).collect();
-    let table =
-        Table { id: TableId(1), name: "t".into(), version: 1, columns, primary_key, distribution_key };
+    let (id, name, indexes) = (TableId(1), "t".into(), Vec::new());
+    let table = Table { id, name, version: 1, columns, primary_key, distribution_key, indexes };
     Schema::new(table).unwrap()
 }
 

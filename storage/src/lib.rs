@@ -5,4 +5,5 @@ pub mod disk;
 pub mod evaluate;
 pub mod fragment;
 pub mod lock;
+mod ordered;
 pub mod store;

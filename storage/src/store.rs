@@ -1,10 +1,11 @@
 //! All rows of one worker: its arena, and the fragments in it by partition and table. It knows nothing of transactions:
 //! what it has is committed.
 
-use std::{cmp::Ordering, collections::BTreeSet, hint::black_box};
+use std::{cmp::Ordering, collections::BTreeSet, hint::black_box, sync::Arc};
 
 use twofold_proto::{
-    ids::{Epoch, PartitionId, TableId, Version},
+    ids::{Epoch, IndexId, PartitionId, TableId, Version},
+    index::EntryRange,
     message::{CopyRow, Image},
     operation::{BodyRef, OperationKind, Refusal, ResultCode},
     placement::KeyHash,
@@ -17,6 +18,7 @@ use crate::{
     arena::{Arena, NewRow, StoredRow, compare_versions, touch_lines},
     evaluate::{CurrentRow, append_scanned, holds},
     fragment::{Fragment, Group},
+    ordered::Indexes,
 };
 
 /// The rows of one worker.
@@ -25,6 +27,7 @@ pub struct Store {
     arena: Arena,
     /// By partition: its fragments, by table.
     partitions: Vec<Vec<(TableId, Fragment)>>,
+    indexes: Indexes,
     /// Rows that expire.
     expiring: u64,
     /// Of dropped tables and partitions: freed bit by bit, so that nobody waits for it.
@@ -104,6 +107,34 @@ pub struct ScanStep<'a> {
     pub limit: ScanLimit,
 }
 
+/// One step of a scan of an ordered index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RangeStep<'a> {
+    /// The index.
+    pub index: IndexId,
+    /// What of it.
+    pub range: &'a EntryRange,
+    /// Whether the last entry comes first.
+    pub descending: bool,
+    /// Filter and projection: the body of a Read.
+    pub program: &'a [u8],
+    /// Where to stop.
+    pub limit: ScanLimit,
+}
+
+/// Appends what `fill` does, and its length before it.
+fn append_block(
+    out: &mut Vec<u8>,
+    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let frame = out.len();
+    out.put_u32(0);
+    fill(out)?;
+    let length = (out.len() - frame - 4) as u32;
+    out[frame..frame + 4].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
 /// Where a row is, if it is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Place {
@@ -156,6 +187,7 @@ impl Store {
         Store {
             arena: Arena::new(data_memory),
             partitions: (0..partitions).map(|_| Vec::new()).collect(),
+            indexes: Indexes::default(),
             expiring: 0,
             doomed: Vec::new(),
             doomed_rows: 0,
@@ -253,19 +285,24 @@ impl Store {
             }
             self.expiring -= u64::from(stored.expiry().0 != 0);
         }
-        let Some((expiry, body)) = content else {
+        let row = content.map(|(expiry, body)| {
+            let schema_version = schema_version.into();
+            NewRow { version, schema_version, expiry, key, body }
+        });
+        self.indexes.leave(table, old, row.as_ref(), &mut self.arena);
+        let Some(row) = row else {
             if let Some(old) = old {
                 fragment.remove(tag, old, &mut self.arena);
                 self.arena.free(old);
             }
             return;
         };
-        self.expiring += u64::from(expiry.0 != 0);
-        let row = NewRow { version, schema_version: schema_version.into(), expiry, key, body };
-        if old.is_some_and(|old| self.arena.overwrite(old, &row)) {
-            return;
+        self.expiring += u64::from(row.expiry.0 != 0);
+        if let Some(old) = old.filter(|&old| self.arena.overwrite(old, &row)) {
+            return self.indexes.enter(table, partition, old, Some(old), &mut self.arena);
         }
         let new = self.arena.store_always(&row);
+        self.indexes.enter(table, partition, new, old, &mut self.arena);
         match old {
             Some(old) => {
                 fragment.replace(tag, old, new);
@@ -277,6 +314,7 @@ impl Store {
 
     /// Takes all rows of a table away. Their memory is in use until [`Store::free_doomed`] has come to them.
     pub fn drop_table(&mut self, table: TableId) {
+        self.indexes.drop_table(table);
         for partition in 0..self.partitions.len() {
             let fragments = &mut self.partitions[partition];
             if let Some(place) = fragments.iter().position(|(id, _)| *id == table) {
@@ -291,8 +329,74 @@ impl Store {
         self.doomed.push(fragment);
     }
 
+    /// Takes a table's definition: keeps the ordered indexes that it has from now on. Where there are rows already they are built bit by bit.
+    pub fn define(&mut self, schema: &Arc<Schema>) {
+        let has_rows = (0..self.partitions.len())
+            .any(|partition| self.rows_of(schema.id, PartitionId(partition as u16)) > 0);
+        self.indexes.define(schema, has_rows);
+    }
+
+    /// Puts a deliberate fault in: from now on updates change no entry of an index.
+    #[cfg(feature = "mutations")]
+    pub fn skip_index_at_update(&mut self) {
+        self.indexes.skip_updates = true;
+    }
+
+    /// Enters so many rows at most into indexes that are being built.
+    pub fn build_indexes(&mut self, rows: u32) {
+        let mut left = rows;
+        for table in self.indexes.unbuilt() {
+            for index in self.indexes.of_mut(table) {
+                while let Some((partition, tag)) = index.building {
+                    if left == 0 {
+                        return;
+                    }
+                    let Some(fragments) = self.partitions.get(usize::from(partition.0)) else {
+                        index.building = None;
+                        break;
+                    };
+                    // A partition counts as a row, so that empty ones come to an end, too.
+                    left -= 1;
+                    index.building = Some((PartitionId(partition.0 + 1), 0));
+                    let fragment =
+                        fragments.iter().find(|(id, _)| *id == table).map(|(_, fragment)| fragment);
+                    for group in fragment.into_iter().flat_map(|fragment| fragment.groups(tag)) {
+                        if left == 0 {
+                            index.building = Some((partition, u64::from(group.tag)));
+                            break;
+                        }
+                        for entry in group.rows {
+                            index.enter(entry.row(), partition, &mut self.arena);
+                            left = left.saturating_sub(1);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the ordered indexes have exactly the rows of their tables. Walks them all: for tests and samples.
+    ///
+    /// # Panics
+    /// Panics where they have not.
+    pub fn check_indexes(&self) {
+        let rows_of = |table| {
+            let fragments = self.partitions.iter().enumerate().flat_map(|(partition, fragments)| {
+                fragments.iter().map(move |(id, fragment)| (PartitionId(partition as u16), *id, fragment))
+            });
+            let of_table = fragments.filter(|(_, id, _)| *id == table);
+            let entries = of_table.flat_map(|(partition, _, fragment)| {
+                let rows = fragment.groups(0).flat_map(|group| group.rows);
+                rows.map(move |entry| (partition, entry.row()))
+            });
+            entries.collect()
+        };
+        self.indexes.check(rows_of, &self.arena);
+    }
+
     /// Frees so many rows of dropped tables at most.
     pub fn free_doomed(&mut self, rows: usize) {
+        self.indexes.free_doomed(rows / 8 + 1, &mut self.arena);
         let mut left = rows;
         while let Some(fragment) = self.doomed.last_mut() {
             while let Some(row) = if left > 0 { fragment.pop() } else { None } {
@@ -340,13 +444,55 @@ impl Store {
                 if !current.is_live(now) || !holds(&body.conditions, Some(&current))? {
                     continue;
                 }
-                let frame = out.len();
-                out.put_u32(0);
-                append_scanned(&current, &body, out)?;
-                let length = (out.len() - frame - 4) as u32;
-                out[frame..frame + 4].copy_from_slice(&length.to_le_bytes());
+                append_block(out, |out| append_scanned(&current, &body, out))?;
                 rows += 1;
             }
+        }
+        Ok((None, rows))
+    }
+
+    /// One step of a scan of an ordered index over the partitions that `serves` names: appends, in the index's order, of each row
+    /// that the program lets through its entry and its result, each with its length. Returns what is left of the range,
+    /// and how many.
+    ///
+    /// # Errors
+    /// `None` if there is no such index here, or it is not built yet; else as [`Store::scan`].
+    pub fn scan_range(
+        &self,
+        schema: &Schema,
+        step: &RangeStep<'_>,
+        serves: impl Fn(PartitionId) -> bool,
+        now: ClusterTime,
+        out: &mut Vec<u8>,
+    ) -> Result<(Option<EntryRange>, u32), Option<Refusal>> {
+        let &RangeStep { index, range, descending, program, limit } = step;
+        let index =
+            self.indexes.get(schema.id, index).filter(|index| index.building.is_none()).ok_or(None)?;
+        let body = BodyRef::parse(OperationKind::Read, program).map_err(Refusal::from)?;
+        let effort = 1 + (program.len() / PROGRAM_UNIT) as u32;
+        let (mut rows, mut visited, start) = (0, 0, out.len());
+        let mut entries = index.entries(range, &self.arena);
+        while let Some(entry) = if descending { entries.next_back() } else { entries.next() } {
+            if rows >= limit.rows || visited >= limit.visited || out.len() - start >= limit.bytes {
+                let mut key = Vec::new();
+                index.key(entry, &self.arena, &mut key);
+                return Ok((Some(range.rest(key, descending)), rows));
+            }
+            visited += 1;
+            if !serves(entry.partition) {
+                continue;
+            }
+            visited += effort;
+            let current = CurrentRow::stored(schema, self.arena.row(entry.row));
+            if !current.is_live(now) || !holds(&body.conditions, Some(&current))? {
+                continue;
+            }
+            append_block(out, |out| {
+                index.key(entry, &self.arena, out);
+                Ok(())
+            })?;
+            append_block(out, |out| append_scanned(&current, &body, out))?;
+            rows += 1;
         }
         Ok((None, rows))
     }
@@ -661,6 +807,7 @@ mod tests {
             ],
             primary_key: vec![0],
             distribution_key: vec![0],
+            indexes: Vec::new(),
         };
         let schema = Schema::new(table).unwrap();
         let data = vec![1; 1 << 20];

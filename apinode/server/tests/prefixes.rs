@@ -29,6 +29,7 @@ fn create(conversation: &mut Conversation, name: &str, columns: Vec<Column>) {
         columns,
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     };
     assert!(matches!(conversation.fake.answer(Request::CreateTable(table)), Answer::Catalog(_)));
 }

@@ -3,7 +3,7 @@
 
 use twofold_proto::{
     error::{Error, ErrorClass, ErrorCode},
-    ids::{Epoch, PartitionId, TableId},
+    ids::{Epoch, IndexId, PartitionId, TableId, ViewNumber},
     links::LinkId,
     message::{
         BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, TransactionReq,
@@ -43,6 +43,8 @@ pub(super) enum Owner {
     Part { batch: u32, operation: u16 },
     /// Who submitted a request under this token.
     Request(u64),
+    /// A step of a scan by index, of one worker's answer.
+    Piece(u32),
 }
 
 /// How far a call is.
@@ -98,6 +100,13 @@ pub(super) enum Work {
         schema_version: u32,
         cursor: u64,
         rows: u32,
+    },
+    /// A step of a scan by index, of a partition or of all that have its primary under a view; the body is the message.
+    Range {
+        table: TableId,
+        schema_version: u32,
+        index: IndexId,
+        view: Option<ViewNumber>,
     },
     /// A frontend's question for the outcome of a transaction: the token's.
     Question,
@@ -236,6 +245,8 @@ enum Blocked {
     Full(Error),
     /// The TC that it belongs to is gone.
     Gone,
+    /// The view that it is about is not the newest.
+    Moved,
 }
 
 impl Client {
@@ -294,6 +305,7 @@ impl Client {
                 self.conclude_failed(slot, error, None, state);
             }
             Err(Blocked::Gone) => self.lost(slot),
+            Err(Blocked::Moved) => self.moved(slot),
         }
     }
 
@@ -303,6 +315,9 @@ impl Client {
         if call.work == Work::Question {
             self.ask(slot);
             return Ok(());
+        }
+        if matches!(call.work, Work::Range { view: Some(view), .. } if view != self.view.number) {
+            return Err(Blocked::Moved);
         }
         let to_partition = !matches!(call.work, Work::Statement(statement) if !statement.has(BEGIN));
         let id = if to_partition {
@@ -339,7 +354,7 @@ impl Client {
             call.token.epoch = self.epoch;
             call.committing = true;
         }
-        if to_partition && !matches!(call.work, Work::Read | Work::Scan { .. }) {
+        if to_partition && !matches!(call.work, Work::Read | Work::Scan { .. } | Work::Range { .. }) {
             call.token.transaction.session = self.setup.incarnation;
             call.token.transaction.number = self.session.next_transaction();
             call.token.coordinator = Coordinator { endpoint: link.peer(), incarnation: link.incarnation() };
@@ -349,6 +364,7 @@ impl Client {
             Work::Read => Kind::ReadReq,
             Work::Write(_) => Kind::WriteReq,
             Work::Statement(_) => Kind::TransactionReq,
+            Work::Range { .. } => Kind::RangeReq,
             Work::Scan { .. } | Work::Question => Kind::ScanReq,
         };
         link.send(kind as u8, 0, |out| call.encode(slot, out));
@@ -422,6 +438,7 @@ impl Client {
                     Ok(()) => {}
                     Err(Blocked::Full(error)) => self.wait(slot, Some(error)),
                     Err(Blocked::Unserved | Blocked::Gone) => self.wait(slot, None),
+                    Err(Blocked::Moved) => self.moved(slot),
                 }
             }
             stage => panic!("call {slot} has a timer and is {stage:?}"),
@@ -483,14 +500,16 @@ impl Client {
     fn lost(&mut self, slot: u32) {
         let call = self.calls.get(slot);
         match call.work {
-            Work::Read | Work::Scan { .. } | Work::Question => {
+            Work::Read | Work::Scan { .. } | Work::Range { .. } | Work::Question => {
                 self.set_stage(slot, Stage::New);
                 if self.calls.get(slot).owner == Owner::Nobody {
                     return self.release(slot);
                 }
                 self.counters.resent += 1;
-                if self.dispatch(slot).is_err() {
-                    self.wait(slot, None);
+                match self.dispatch(slot) {
+                    Ok(()) => {}
+                    Err(Blocked::Moved) => self.moved(slot),
+                    Err(_) => self.wait(slot, None),
                 }
             }
             Work::Write(_) => self.ask(slot),
@@ -498,6 +517,13 @@ impl Client {
             Work::Statement(statement) if call.committing && statement.writes => self.ask(slot),
             Work::Statement(_) => self.refuse_lost(slot),
         }
+    }
+
+    /// What the call is about is with other workers now.
+    fn moved(&mut self, slot: u32) {
+        let error =
+            Error::new(ErrorCode::PrimaryChanged, "primaries have changed in the midst of a scan by index");
+        self.conclude_failed(slot, error, None, TransactionState::Aborted);
     }
 
     /// A statement whose TC is gone has left nothing.
@@ -559,6 +585,7 @@ impl Client {
         match owner {
             Owner::Nobody => {}
             Owner::Operation(_) | Owner::Part { .. } => self.tell_operation(owner, Err(failure)),
+            Owner::Piece(number) => self.piece_failed(number, failure),
             Owner::Request(token) => {
                 let handle = self.handle_of(slot);
                 self.answer(token, Answer::Failed(failure));
@@ -720,6 +747,7 @@ impl Client {
         );
         assert_eq!(sharers, self.calls.sharers, "those who share reads");
         self.batches.check(self.calls.owners());
+        self.ranges.check(self.calls.owners());
     }
 }
 
@@ -759,6 +787,10 @@ impl Call {
             Work::Scan { table, schema_version, cursor, rows } => {
                 let (partition, program) = (self.partition, &self.body[..]);
                 ScanReq { request, table, schema_version, partition, cursor, rows, program }.encode(out);
+            }
+            Work::Range { .. } => {
+                out.put_u32(request);
+                out.put(&self.body);
             }
             Work::Question => panic!("a question is asked, not sent: {self:?}"),
         }

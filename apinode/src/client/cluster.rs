@@ -1,6 +1,6 @@
 //! What the client knows of the cluster: config, view, catalog; its links, and which of them serves which partition.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use twofold_proto::{
     config::ClusterConfig,
@@ -180,6 +180,7 @@ impl Client {
             Kind::WriteConf => self.on_write_conf(link, body),
             Kind::OperationRef => self.on_operation_ref(link, body),
             Kind::ScanConf => self.on_scan_conf(link, body),
+            Kind::RangeConf => self.on_range_conf(link, body),
             Kind::TransactionConf => self.on_transaction_conf(link, body),
             Kind::TransactionRef => self.on_transaction_ref(link, message::control(body)?),
             Kind::DurableConf => self.on_durable_conf(body),
@@ -288,6 +289,11 @@ impl Client {
         };
         self.routes = (0..self.map.partitions()).map(|index| route(index).unwrap_or(LinkId::NONE)).collect();
         self.primaries = self.routes.iter().copied().collect();
+        let mut first = BTreeMap::new();
+        for (number, &link) in self.routes.iter().enumerate() {
+            first.entry(link).or_insert(PartitionId(number as u16));
+        }
+        self.spread = first.into_values().collect();
         self.tell_serves();
     }
 

@@ -6,6 +6,7 @@
 //! | `cluster` | config, views, catalog; links to the workers, and which of them serves which partition |
 //! | `calls` | messages that await an answer: sending, trying again, deadlines |
 //! | `operations` | independent operations and steps of scans |
+//! | `ranges` | steps of scans by index, over all workers |
 //! | `transactions` | transactions in one request, and interactive ones |
 //! | `outcome` | what became of a commit whose answer was lost |
 //! | `durable` | commits that are answered once they are on all disks |
@@ -33,6 +34,7 @@ mod cluster;
 mod durable;
 mod operations;
 mod outcome;
+mod ranges;
 mod replies;
 mod session;
 #[cfg(test)]
@@ -49,7 +51,7 @@ use twofold_proto::{
     counters,
     error::{Error, ErrorCode},
     figure::{Figure, FigureKind},
-    ids::{Endpoint, Epoch, Incarnation, TransactionId},
+    ids::{Endpoint, Epoch, Incarnation, PartitionId, TransactionId},
     limits::{CLIENT_LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
     machine::Machine,
@@ -67,6 +69,7 @@ use catalog::Change;
 use cluster::Peer;
 use durable::Held;
 use operations::{Batches, UnsentReads};
+use ranges::Ranges;
 use session::Session;
 use transactions::Interactive;
 
@@ -236,6 +239,8 @@ pub struct Client {
     routes: Vec<LinkId>,
     /// Each link of `routes`, once.
     primaries: BTreeSet<LinkId>,
+    /// A partition of each primary, and one that has none if there is such a one.
+    spread: Vec<PartitionId>,
     /// The last [`Effect::Serves`].
     serves: bool,
     /// The newest that was seen in any frame.
@@ -245,6 +250,7 @@ pub struct Client {
     session: Session,
     calls: Calls,
     batches: Batches,
+    ranges: Ranges,
     unsent_reads: UnsentReads,
     held: Held,
     /// By the frontend's handle.
@@ -292,6 +298,7 @@ impl Client {
             map: PartitionMap::default(),
             routes: Vec::new(),
             primaries: BTreeSet::new(),
+            spread: Vec::new(),
             serves: false,
             epoch: Epoch::default(),
             now: Time::default(),
@@ -299,6 +306,7 @@ impl Client {
             session: Session::default(),
             calls: Calls::default(),
             batches: Batches::default(),
+            ranges: Ranges::default(),
             unsent_reads: UnsentReads::default(),
             held: Held::default(),
             transactions: BTreeMap::new(),
@@ -413,6 +421,7 @@ impl Client {
             }
             Request::Statement(statement) => self.submit_statement(token, statement),
             Request::ScanStep { .. } => self.submit_scan(token, request),
+            Request::RangeStep(step) => self.submit_range(token, step),
             Request::Status(question) => self.submit_question(token, question),
             Request::CreateTable(..) | Request::DropTable(..) => self.submit_change(token, request),
         }

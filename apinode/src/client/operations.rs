@@ -271,6 +271,7 @@ impl Client {
                 }
             }
             Owner::Request(token) => panic!("request {token} is no single operation"),
+            Owner::Piece(number) => panic!("step {number} of a scan is no single operation"),
         }
     }
 
@@ -363,6 +364,7 @@ impl Client {
     pub(super) fn result_bytes(&self) -> usize {
         self.batches.bytes
             + self.held.bytes()
+            + self.ranges.bytes()
             + self.handed_out.as_ref().map_or(0, |handed_out| handed_out.bytes())
     }
 
@@ -402,7 +404,7 @@ impl Client {
         }
     }
 
-    fn check_scan(&self, partition: PartitionId, program: &[u8]) -> Result<(), Error> {
+    pub(super) fn check_scan(&self, partition: PartitionId, program: &[u8]) -> Result<(), Error> {
         let partitions = self.partitions()?;
         if partition.0 >= partitions {
             let text = format!("partition {partition} of {partitions}, which are numbered from 0");
@@ -448,6 +450,10 @@ impl Client {
         };
         let count = match call.work {
             Work::Scan { table, schema_version, .. } => return fits(table, schema_version),
+            Work::Range { table, schema_version, index, .. } => {
+                let mut indexes = self.catalog.tables.iter().flat_map(|table| &table.indexes);
+                return fits(table, schema_version) && indexes.any(|known| known.id == index);
+            }
             Work::Read | Work::Write(_) => 1,
             Work::Statement(statement) => statement.operations,
             Work::Question => return true,

@@ -41,6 +41,7 @@ pub fn table() -> Table {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ fn users() -> Table {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

@@ -51,6 +51,7 @@ pub fn table(name: &str) -> Table {
         columns: ["id", "sequence", "proof"].map(column).to_vec(),
         primary_key: vec![ID],
         distribution_key: vec![ID],
+        indexes: Vec::new(),
     }
 }
 

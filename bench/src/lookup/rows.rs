@@ -28,6 +28,7 @@ pub fn table(name: &str, columns: usize) -> Table {
             .collect(),
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

@@ -1,14 +1,14 @@
-//! Requests of clients that need no TC apart: committed reads, independent writes, scans; and their sessions.
+//! Requests of clients that need no TC apart: committed reads and independent writes; and their sessions.
 
 use std::sync::Arc;
 
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, Incarnation, TransactionId},
-    limits::{CLIENT_LINK_BYTES_MAX, SCAN_BATCH_BYTES},
+    limits::CLIENT_LINK_BYTES_MAX,
     link::Link,
     links::LinkId,
-    message::{self, IndependentWrite, Kind, Outcome, ScanConf, ScanReq},
+    message::{self, IndependentWrite, Kind, Outcome},
     operation::{LockMode, OperationKind, OperationRef},
     view::View,
     wire::{Malformed, Reader, Writer},
@@ -17,7 +17,6 @@ use twofold_storage::{
     evaluate::{CurrentRow, evaluate},
     fragment::row_tag,
     lock::{LockId, LockKey},
-    store::{ScanLimit, ScanStep},
 };
 
 use super::{
@@ -29,8 +28,6 @@ use super::{
 const OPEN_MAX: usize = 200_000;
 /// How many views a client may be ahead.
 const VIEWS_AHEAD_MAX: u64 = 1000;
-/// Rows that a step of a scan looks at, so that a filter that lets nothing through does not hold the worker up.
-const SCAN_VISITED_MAX: u32 = 4096;
 
 /// What waits for write sets of transactions that may be committed already.
 #[derive(Debug)]
@@ -61,6 +58,7 @@ impl Worker {
             Kind::WriteReq => self.on_write(client, body),
             Kind::TransactionReq => self.on_transaction(client, body),
             Kind::ScanReq => self.on_scan(client, body),
+            Kind::RangeReq => self.on_range(client, body),
             Kind::StatusReq => self.on_status(client, &message::control(body)?),
             Kind::MarkOrd => {
                 let mark = Reader::new(body, "MarkOrd").u64()?;
@@ -175,7 +173,7 @@ impl Worker {
 
     /// Whether the client of an open write set may have heard «committed» already: its TC is or was another worker, or
     /// may tell it when this partition's decision is still to come.
-    fn may_be_committed(&self, slot: u32) -> bool {
+    pub(super) fn may_be_committed(&self, slot: u32) -> bool {
         self.write_sets.get(slot).is_some_and(|write_set| {
             write_set.header.participants > 1 || write_set.header.coordinator != self.coordinator_here()
         })
@@ -202,6 +200,7 @@ impl Worker {
             Observer::Request { client, kind, body, .. } if self.links.get(client).is_some() => {
                 let handled = match kind {
                     Kind::ReadReq => self.on_read(client, &body),
+                    Kind::RangeReq => self.range_now(client, &body),
                     _ => self.scan_now(client, &body),
                 };
                 handled.expect("it was read once");
@@ -319,72 +318,6 @@ impl Worker {
                 out.put(result);
             });
         }
-    }
-
-    /// A step of a scan. It waits for the write sets that are open now and may be committed already.
-    fn on_scan(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
-        let scan = ScanReq::parse(body)?;
-        let (request, partition) = (scan.request, scan.partition);
-        if let Err(error) = self.check_serving(partition).and_then(|()| self.check_load(client)) {
-            self.refuse_operation(client, request, &error);
-            return Ok(());
-        }
-        let uncertain: Vec<u32> = self.partitions[usize::from(partition.0)]
-            .open
-            .iter()
-            .copied()
-            .filter(|&slot| self.may_be_committed(slot))
-            .collect();
-        if uncertain.is_empty() {
-            return self.scan_now(client, body);
-        }
-        let (kind, body, left) = (Kind::ScanReq, body.to_vec(), uncertain.len());
-        let ticket = self.observe(Observer::Request { client, kind, body, left });
-        for slot in uncertain {
-            self.write_sets.get_mut(slot).expect("open").interest().observers.push(ticket);
-        }
-        Ok(())
-    }
-
-    fn scan_now(&mut self, client: LinkId, body: &[u8]) -> Result<(), Malformed> {
-        let scan = ScanReq::parse(body)?;
-        let checked = self
-            .check_serving(scan.partition)
-            .and_then(|()| self.check_load(client))
-            .and_then(|()| self.schema(scan.table, scan.schema_version));
-        let schema = match checked {
-            Ok(schema) => schema,
-            Err(error) => {
-                self.refuse_operation(client, scan.request, &error);
-                return Ok(());
-            }
-        };
-        self.counters.scans += 1;
-        let limit = ScanLimit {
-            rows: if scan.rows == 0 { u32::MAX } else { scan.rows },
-            bytes: SCAN_BATCH_BYTES,
-            visited: SCAN_VISITED_MAX,
-        };
-        let (store, time) = (&self.store, self.time);
-        let Some(link) = self.links.get_mut(client) else { return Ok(()) };
-        let mut rows = std::mem::take(&mut self.scratch);
-        rows.clear();
-        let step = ScanStep { partition: scan.partition, cursor: scan.cursor, program: scan.program, limit };
-        match store.scan(&schema, &step, time, &mut rows) {
-            Ok((cursor, count)) => {
-                let conf = ScanConf { request: scan.request, cursor, rows: count };
-                link.send(Kind::ScanConf as u8, 0, |out| {
-                    conf.encode(out);
-                    out.put(&rows);
-                });
-            }
-            Err(refusal) => {
-                let text = format!("{refusal} in the scan's filter or projection");
-                self.refuse_operation(client, scan.request, &Error::new(ErrorCode::BadValue, text));
-            }
-        }
-        self.scratch = rows;
-        Ok(())
     }
 
     /// Ends what a session has open, but for what is prepared.

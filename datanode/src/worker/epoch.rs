@@ -20,6 +20,8 @@ const PURGE_ROWS: u32 = 512;
 
 /// Rows of dropped tables freed at each tick.
 const FREED_ROWS: usize = 10_000;
+/// Rows entered at each tick into indexes that are being built.
+const INDEXED_ROWS: u32 = 2048;
 
 /// The newest epoch that is being marked: all of it is decided, and the replicas are yet to confirm.
 #[derive(Debug, Default)]
@@ -67,6 +69,7 @@ impl Worker {
         self.outcomes.complete(self.complete, self.now);
         self.forget_old_disowned();
         self.store.free_doomed(FREED_ROWS);
+        self.store.build_indexes(INDEXED_ROWS);
         self.on_timer();
         self.end_idle_transactions();
         self.drop_lost_clients();

@@ -5,7 +5,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | `ahead` | the rows that the next reads are about, brought into the cache |
-//! | `client` | requests of clients: reads, independent writes, scans, questions about outcomes |
+//! | `client` | requests of clients: reads, independent writes, questions about outcomes |
+//! | `scan` | steps of scans, by partition or by index |
 //! | `coordinator` | the TC: statements, Prepare, decision |
 //! | `query` | the local handler: operations under locks, pending versions |
 //! | `participant` | Prepare and decision at the primary of a partition |
@@ -27,6 +28,7 @@ mod partition;
 mod query;
 mod redo;
 mod replication;
+mod scan;
 mod slab;
 mod takeover;
 #[cfg(test)]
@@ -116,6 +118,8 @@ counters! {
     cancelled;
     /// Steps of scans answered.
     scans;
+    /// Rows that they returned
+    scanned_rows;
     /// Write sets sent to replicas.
     write_sets;
     /// Write sets received as a replica.
@@ -230,6 +234,8 @@ pub struct Worker {
     map: PartitionMap,
     state: Option<MemberState>,
     partitions: Vec<Partition>,
+    /// Whether it serves each partition of which it is the primary, if that was asked since it changed.
+    all_served: Option<bool>,
     store: Store,
     schemas: BTreeMap<TableId, Arc<Schema>>,
     catalog_version: u64,
@@ -306,6 +312,7 @@ impl Worker {
             map: PartitionMap::default(),
             state: None,
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
+            all_served: None,
             store: Store::new(config.partitions, data_memory),
             schemas: BTreeMap::new(),
             catalog_version: 0,
@@ -426,6 +433,9 @@ impl Worker {
     #[cfg(feature = "mutations")]
     pub fn set_mutation(&mut self, mutation: Option<crate::mutation::Mutation>) {
         self.mutation = mutation;
+        if self.mutated(crate::mutation::Mutation::SkipIndexAtUpdate) {
+            self.store.skip_index_at_update();
+        }
     }
 
     /// Whether a deliberate fault is at work.

@@ -77,6 +77,7 @@ impl Worker {
         self.map = PartitionMap::new(&self.config, &view);
         self.remember_unfenced(&before);
         let changed = self.update_partitions();
+        self.all_served = None;
         self.drop_orphans();
         self.redirect_coordinated(&changed, &gone);
         self.ask_again(&changed);
@@ -427,6 +428,7 @@ impl Worker {
         self.reconcile(partition);
         self.rebuild_locks(partition);
         self.partition(partition).serving = true;
+        self.all_served = None;
         let open = self.partition(partition).open.clone();
         for slot in open {
             self.await_confirmation(slot);
@@ -557,11 +559,11 @@ impl Worker {
         self.next_table = catalog.next_table;
         let known: BTreeSet<_> = catalog.tables.iter().map(|table| table.id).collect();
         for table in &catalog.tables {
-            let known =
-                self.schemas.get(&table.id).is_some_and(|schema| schema.table().version == table.version);
+            let known = self.schemas.get(&table.id).is_some_and(|schema| schema.table() == table);
             if !known {
-                let schema = Schema::new(table.clone()).expect("the register checks tables");
-                self.schemas.insert(table.id, Arc::new(schema));
+                let schema = Arc::new(Schema::new(table.clone()).expect("the register checks tables"));
+                self.store.define(&schema);
+                self.schemas.insert(table.id, schema);
             }
         }
         let dropped: Vec<_> = self.schemas.keys().copied().filter(|id| !known.contains(id)).collect();

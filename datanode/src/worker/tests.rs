@@ -66,6 +66,7 @@ fn schema() -> Schema {
         columns: vec![Column::new("id", ColumnType::U64), Column::new("balance", ColumnType::I64)],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     })
     .unwrap()
 }
@@ -82,6 +83,7 @@ fn blobs() -> Schema {
         ],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     })
     .unwrap()
 }

@@ -168,6 +168,14 @@ impl Operation {
         }
     }
 
+    /// What a write of a register writes; `None` if it deletes, or is none.
+    pub fn written(&self) -> Option<Value> {
+        match &self.action {
+            Action::Write { value, .. } => *value,
+            _ => None,
+        }
+    }
+
     /// The version that a read returned.
     pub fn version_seen(&self) -> Option<Version> {
         match &self.action {

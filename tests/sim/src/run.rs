@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use twofold_apinode::request::{Answer, Request};
+use twofold_apinode::request::{Answer, RangeStep, Request};
 use twofold_proto::{
     error::ErrorCode,
     ids::{PartitionId, TransactionId},
+    index::EntryRange,
     message::Status,
-    operation::{BodyRef, Projection},
     placement::PartitionMap,
     random::Random,
-    schema::Schema,
+    schema::{Index, Schema},
     time::{Duration, Time},
     value::Value,
 };
@@ -599,13 +599,27 @@ impl Run<'_> {
         let mut all = Rows::new();
         for table in &catalog.expect("clients run in the end").tables {
             let schema = Schema::new(table.clone()).expect("the register checks tables");
-            let mut found = BTreeMap::new();
-            for partition in 0..self.scenario.config.partitions {
-                self.read_partition(client, &schema, PartitionId(partition), &mut found);
+            let mut found = self.read_table(client, &schema);
+            for index in &table.indexes {
+                let by_index = self.read_index(client, &schema, index);
+                // Rows may expire meanwhile.
+                let after = self.read_table(client, &schema);
+                let extra = by_index.iter().find(|(row, read)| found.get(row) != Some(read));
+                let missing = after.iter().find(|(row, read)| by_index.get(row) != Some(read));
+                assert_eq!((extra, missing), (None, None), "index {} of {}", index.name, table.name);
+                found = after;
             }
             all.insert(table.name.clone(), found);
         }
         all
+    }
+
+    fn read_table(&mut self, client: usize, schema: &Schema) -> BTreeMap<u64, rows::Row> {
+        let mut found = BTreeMap::new();
+        for partition in 0..self.scenario.config.partitions {
+            self.read_partition(client, schema, PartitionId(partition), &mut found);
+        }
+        found
     }
 
     fn read_partition(
@@ -615,8 +629,6 @@ impl Run<'_> {
         partition: PartitionId,
         found: &mut BTreeMap<u64, rows::Row>,
     ) {
-        let mut program = Vec::new();
-        BodyRef { before: Projection::All, version: true, ..BodyRef::default() }.encode(&mut program);
         let mut cursor = 0;
         loop {
             let request = Request::ScanStep {
@@ -625,7 +637,7 @@ impl Run<'_> {
                 partition,
                 cursor,
                 rows: 0,
-                program: program.clone(),
+                program: rows::whole(),
                 deadline: None,
             };
             let answer = self.ask(client, request);
@@ -642,6 +654,44 @@ impl Run<'_> {
                 None => return,
             }
         }
+    }
+
+    /// All rows of a table, by index.
+    fn read_index(&mut self, client: usize, schema: &Schema, index: &Index) -> BTreeMap<u64, rows::Row> {
+        let mut found = BTreeMap::new();
+        let mut rest = Some(EntryRange::default());
+        while let Some(range) = rest {
+            let step = RangeStep {
+                table: schema.table().id,
+                schema_version: schema.table().version,
+                index: index.id,
+                partition: None,
+                range,
+                descending: false,
+                rows: 0,
+                program: rows::whole(),
+                deadline: None,
+            };
+            let answer = self.ask(client, Request::RangeStep(step));
+            let Answer::Range { rest: left, rows } = answer else { panic!("{index:?}: {answer:?}") };
+            for bytes in rows.iter() {
+                let read = rows::result(schema, bytes.expect("rows are whole"));
+                let (row, value) = read.row.zip(read.before).expect("rows have keys and columns");
+                let twice = found.insert(row, rows::Row { value, version: read.version });
+                assert!(twice.is_none(), "row {row} is twice in index {}", index.name);
+            }
+            rest = left;
+        }
+        found
+    }
+
+    /// Every replica's indexes have the rows that the replica has.
+    fn check_indexes(&self) {
+        self.world
+            .processes()
+            .iter()
+            .flat_map(Process::worker_machines)
+            .for_each(|worker| worker.store().check_indexes());
     }
 
     /// The rows of every replica.
@@ -682,6 +732,7 @@ impl Run<'_> {
         self.until("all is quiet", PATIENCE, |run| run.is_settled());
         self.inquiry.judge()?;
         checkers::replicas::check(&self.replicas())?;
+        self.check_indexes();
         let rows = self.read_all();
         let now = self.world.now();
         for workload in &mut self.workloads {

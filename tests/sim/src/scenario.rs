@@ -125,6 +125,9 @@ impl Scenario {
         };
         let mut scenario = Scenario::with(seed, profile, &mut random);
         scenario.impatient |= mutation == Mutation::NotFoundMeansAborted;
+        if matches!(mutation, Mutation::ScanUnderAnyView | Mutation::SkipIndexAtUpdate) {
+            scenario.mix = vec![(Mix::Scans(30), 12)];
+        }
         if mutation == Mutation::ConfirmBySlotAlone {
             scenario.crowd(&mut random);
         }

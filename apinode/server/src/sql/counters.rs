@@ -45,6 +45,7 @@ fn table() -> Table {
         columns,
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

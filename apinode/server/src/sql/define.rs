@@ -39,6 +39,7 @@ fn databases_table() -> Table {
         columns: vec![Column::new("name", ColumnType::Text { max_chars: 64 })],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes: Vec::new(),
     }
 }
 

@@ -13,12 +13,15 @@ use std::{
 use tokio::sync::mpsc;
 use twofold_apinode::{
     memcached::item,
-    request::{Answer, Begin, End, Failure, Operations, Request, Results, Statement, TransactionToken},
+    request::{
+        Answer, Begin, End, Failure, Operations, RangeStep, Request, Results, Statement, TransactionToken,
+    },
 };
 use twofold_client::handle::{HandedOut, Handle, SharedTables, Submission, Tables};
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Epoch, PartitionId, TableId, TransactionId, Version},
+    ids::{Epoch, IndexId, PartitionId, TableId, TransactionId, Version},
+    index::encode_entry,
     key::distribution_hash,
     message::{Catalog, Coordinator, Outcome, Status, TransactionState},
     operation::{BodyRef, OperationKind, OperationRef, Refusal},
@@ -146,6 +149,7 @@ impl Fake {
             Request::ScanStep { table, partition, cursor, rows, program, .. } => {
                 self.scan(table, partition, cursor, rows as usize, &program)
             }
+            Request::RangeStep(step) => self.range(&step),
             Request::Status(token) => Answer::Status(match token.commit_number <= self.commits {
                 true => Status::Decided(Outcome::Committed(EPOCH)),
                 false => Status::Decided(Outcome::Aborted),
@@ -156,6 +160,10 @@ impl Fake {
                 }
                 self.catalog.next_table += 1;
                 table.id = TableId(self.catalog.next_table);
+                for index in &mut table.indexes {
+                    self.catalog.next_table += 1;
+                    index.id = IndexId(self.catalog.next_table);
+                }
                 self.schemas.insert(table.id, Arc::new(Schema::new(table.clone()).unwrap()));
                 self.catalog.tables.push(table);
                 self.publish()
@@ -281,6 +289,37 @@ impl Fake {
             self.open.get_mut(&handle).unwrap().push((statement, place, before));
         }
         (result, None)
+    }
+
+    /// In the order of an index.
+    fn range(&self, step: &RangeStep) -> Answer {
+        let schema = &self.schemas[&step.table];
+        let index = schema.index(step.index).unwrap();
+        let body = BodyRef::parse(OperationKind::Read, &step.program).unwrap();
+        let mut entries: Vec<(Vec<u8>, CurrentRow<'_>)> = Vec::new();
+        for ((_, key), stored) in self.rows.iter().filter(|((of, _), _)| *of == step.table) {
+            let row = current(schema, key, stored);
+            let mut entry = Vec::new();
+            encode_entry(schema, index, &row.row, &mut entry).unwrap();
+            let within = entry >= step.range.from && step.range.to.as_ref().is_none_or(|to| entry < *to);
+            let partition = distribution_hash(schema, key).unwrap().partition(PARTITIONS);
+            if within && step.partition.is_none_or(|only| only == partition) {
+                entries.push((entry, row));
+            }
+        }
+        entries.sort_unstable_by(|(a, _), (b, _)| if step.descending { b.cmp(a) } else { a.cmp(b) });
+        let mut found = Results::default();
+        for (entry, row) in entries {
+            if found.len() == 2 || step.rows > 0 && found.len() == step.rows as usize {
+                return Answer::Range { rest: Some(step.range.rest(entry, step.descending)), rows: found };
+            }
+            if row.is_live(Handle::now()) && holds(&body.conditions, Some(&row)).unwrap() {
+                let mut out = Vec::new();
+                append_scanned(&row, &body, &mut out).unwrap();
+                found.push(&out);
+            }
+        }
+        Answer::Range { rest: None, rows: found }
     }
 
     /// In the order of a hash, as data nodes do: a cursor stays good whatever is deleted meanwhile.

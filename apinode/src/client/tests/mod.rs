@@ -7,6 +7,7 @@ mod durable;
 mod faults;
 mod operations;
 mod outcome;
+mod ranges;
 mod sharing;
 mod transactions;
 
@@ -450,6 +451,7 @@ fn table(name: &str) -> Table {
         columns: Vec::new(),
         primary_key: Vec::new(),
         distribution_key: Vec::new(),
+        indexes: Vec::new(),
     }
 }
 

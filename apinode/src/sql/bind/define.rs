@@ -155,6 +155,7 @@ impl Binder<'_> {
             columns: columns.list,
             distribution_key: primary_key.clone(),
             primary_key,
+            indexes: Vec::new(),
         };
         table.check().map_err(|invalid| SqlError::new(codes::UNKNOWN_ERROR, invalid.0))?;
         Ok(Define::CreateTable { table, if_not_exists: create.if_not_exists })

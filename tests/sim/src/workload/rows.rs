@@ -5,15 +5,23 @@ use twofold_proto::{
     filter::Comparison,
     ids::{TableId, Version},
     key::encode_key,
-    operation::{Change, Columns, LockMode, Operation, OperationKind, ResultCode, ResultRef, ReturnedRow},
+    operation::{
+        BodyRef, Change, Columns, LockMode, Operation, OperationKind, Projection, ResultCode, ResultRef,
+        ReturnedRow,
+    },
     row::{RowRef, encode_row},
-    schema::{Column, ColumnType, Schema, Table},
+    schema::{Column, ColumnType, Index, Schema, Table},
     time::ClusterTime,
     value::{Value, ValueRef},
     wire::Reader,
 };
 
 use crate::history::Key;
+
+/// The place of the index of the primary key among a table's.
+pub const BY_KEY: usize = 0;
+/// The place of the index of the value.
+pub const BY_VALUE: usize = 1;
 
 /// A row that was read.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,8 +32,12 @@ pub struct Row {
     pub version: Version,
 }
 
-/// A table of such rows.
+/// A table of such rows. Where the column may be part of a key, both are ordered: [`BY_KEY`] and [`BY_VALUE`].
 pub fn table(name: &str, column: ColumnType) -> Table {
+    let indexes = match column.width() {
+        Some(_) => vec![Index::new("by key", vec![]), Index::new("by value", vec![1])],
+        None => Vec::new(),
+    };
     Table {
         id: TableId(0),
         name: name.into(),
@@ -33,6 +45,7 @@ pub fn table(name: &str, column: ColumnType) -> Table {
         columns: vec![Column::new("id", ColumnType::U64), Column::new("value", column)],
         primary_key: vec![0],
         distribution_key: vec![0],
+        indexes,
     }
 }
 
@@ -110,6 +123,13 @@ pub fn append(schema: &Schema, row: u64, bytes: &[u8]) -> Operation {
 /// Deletes a row.
 pub fn delete(schema: &Schema, row: u64) -> Operation {
     operation(OperationKind::Delete, schema, row)
+}
+
+/// Filter and projection of a scan of whole rows.
+pub fn whole() -> Vec<u8> {
+    let mut program = Vec::new();
+    BodyRef { before: Projection::All, version: true, ..BodyRef::default() }.encode(&mut program);
+    program
 }
 
 /// Operations as a request takes them.

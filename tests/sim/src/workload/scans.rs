@@ -1,11 +1,16 @@
-//! Scans of a table in which rows come and go. A row that is there throughout is seen once, and none twice.
+//! Scans of a table in which rows come and go and change, by partition and by index. A row that is there throughout is seen once, and
+//! none twice where it was; by index they come in order, from within the range that was asked for.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
-use twofold_apinode::request::{Answer, Options, Request};
+use twofold_apinode::request::{Answer, Options, RangeStep, Request};
 use twofold_proto::{
     ids::PartitionId,
-    operation::{BodyRef, OperationKind, Projection, ResultCode},
+    index::EntryRange,
+    operation::ResultCode,
     schema::{ColumnType, Schema, Table},
     time::Time,
     value::ValueRef,
@@ -24,6 +29,7 @@ enum Waits {
     Nothing,
     Change(Handle),
     Scan(Scan),
+    Range(Range),
     Question,
 }
 
@@ -37,6 +43,20 @@ struct Scan {
     cursor: u64,
 }
 
+/// A scan of a range of an index.
+#[derive(Clone, Debug)]
+struct Range {
+    /// The rows that were there before it began and belong to the range.
+    before: BTreeSet<u64>,
+    /// The place of the index among the table's, and the bounds of what it orders.
+    index: usize,
+    bounds: (u64, u64),
+    descending: bool,
+    rest: EntryRange,
+    /// What the index orders, and the number of the row.
+    seen: Vec<(u64, u64)>,
+}
+
 /// The workload.
 #[derive(Debug)]
 pub struct Scans {
@@ -45,8 +65,8 @@ pub struct Scans {
     partitions: u16,
     /// Rows below this number are never deleted.
     stable: u64,
-    /// The stable rows that are there for sure.
-    present: BTreeSet<u64>,
+    /// The stable rows that are there for sure, and their values where it is known which insert made them.
+    present: BTreeMap<u64, Option<u64>>,
     wrong: Option<Violation>,
     /// Scans that went through.
     pub scanned: u64,
@@ -60,7 +80,7 @@ impl Scans {
             users: (0..users).map(|_| Waits::Nothing).collect(),
             partitions,
             stable,
-            present: BTreeSet::new(),
+            present: BTreeMap::new(),
             wrong: None,
             scanned: 0,
         }
@@ -74,7 +94,9 @@ impl Scans {
             false => self.stable + context.random.below(12),
         };
         let key = rows::key(schema, row);
-        let (wire, operation) = if missing || context.random.one_in(2) {
+        let (wire, operation) = if !missing && context.random.one_in(3) {
+            (rows::write(schema, row, ValueRef::UInt(value)), Operation::write(key, value))
+        } else if missing || context.random.one_in(2) {
             let operation = Operation::write_if(key, Condition::Absent, Some(value));
             (rows::insert(schema, row, ValueRef::UInt(value)), operation)
         } else {
@@ -86,17 +108,89 @@ impl Scans {
         Step::Ask(Request::Independent { operations: rows::operations(&[wire]), options: Options::default() })
     }
 
+    /// The next step of a scan by index.
+    fn range(&mut self, user: usize, range: Range, schema: &Schema, context: &mut Context<'_>) -> Step {
+        let step = RangeStep {
+            table: schema.table().id,
+            schema_version: schema.table().version,
+            index: schema.table().indexes[range.index].id,
+            partition: None,
+            range: range.rest.clone(),
+            descending: range.descending,
+            rows: context.random.below(9) as u32,
+            program: rows::whole(),
+            deadline: None,
+        };
+        self.users[user] = Waits::Range(range);
+        Step::Ask(Request::RangeStep(step))
+    }
+
+    fn begin_range(&mut self, user: usize, schema: &Schema, context: &mut Context<'_>) -> Step {
+        let index = *context.random.pick(&[rows::BY_KEY, rows::BY_VALUE]);
+        let end = if index == rows::BY_KEY { self.stable + 12 } else { context.fresh() };
+        let (a, b) = (context.random.below(end), context.random.below(end));
+        let bounds = if context.random.one_in(2) { (0, u64::MAX) } else { (a.min(b), a.max(b)) };
+        let (low, high) = (ValueRef::UInt(bounds.0), ValueRef::UInt(bounds.1));
+        let definition = &schema.table().indexes[index];
+        let rest = EntryRange::new(schema, definition, &[], Bound::Included(&low), Bound::Included(&high));
+        let within = |ordered: &u64| (bounds.0..=bounds.1).contains(ordered);
+        let before = self.present.iter().filter(|(row, value)| match index {
+            rows::BY_KEY => within(row),
+            _ => value.as_ref().is_some_and(within) || bounds == (0, u64::MAX),
+        });
+        let before = before.map(|(row, _)| *row).collect();
+        let (descending, rest) = (context.random.one_in(2), rest.expect("the bounds are numbers"));
+        let range = Range { before, index, bounds, descending, rest, seen: Vec::new() };
+        self.range(user, range, schema, context)
+    }
+
+    fn ranged(&mut self, user: usize, mut range: Range, answer: &Answer, context: &mut Context<'_>) -> Step {
+        let schema = context.schema(TABLE);
+        let (rest, found) = match answer {
+            Answer::Range { rest, rows } => (rest, rows),
+            Answer::Failed(_) => return Step::Rest,
+            other => panic!("{other:?} answers no scan by index"),
+        };
+        for bytes in found.iter() {
+            let read = rows::result(&schema, bytes.expect("rows are whole"));
+            let (row, value) = read.row.zip(read.before).expect("rows have keys and columns");
+            let ordered = if range.index == rows::BY_KEY { row } else { rows::number(&value) };
+            let place = (ordered, row);
+            let behind =
+                range.seen.last().is_none_or(|last| (*last < place) != range.descending && *last != place);
+            if !behind || !(range.bounds.0..=range.bounds.1).contains(&ordered) {
+                let explanation = format!("{place:?} came behind {:?} in {range:?}", range.seen.last());
+                self.wrong.get_or_insert(Violation { anomaly: "row out of place", explanation });
+            }
+            range.seen.push(place);
+        }
+        if let Some(rest) = rest {
+            range.rest = rest.clone();
+            return self.range(user, range, &schema, context);
+        }
+        self.scanned += 1;
+        let seen: BTreeSet<u64> = range.seen.iter().map(|(_, row)| *row).collect();
+        if let Some(row) = range.before.difference(&seen).next() {
+            let explanation =
+                format!("a scan by index that ended at {:?} did not see row {row}", context.now);
+            self.wrong.get_or_insert(Violation { anomaly: "missing row", explanation });
+        }
+        let stable = range.seen.iter().filter(|(_, row)| *row < self.stable);
+        if stable.count() > seen.iter().filter(|row| **row < self.stable).count() {
+            let explanation = format!("a scan by index saw a row twice that never changed: {:?}", range.seen);
+            self.wrong.get_or_insert(Violation { anomaly: "double row", explanation });
+        }
+        Step::Rest
+    }
+
     fn scan(&mut self, user: usize, scan: Scan, schema: &Schema, context: &mut Context<'_>) -> Step {
-        let mut program = Vec::new();
-        BodyRef { before: Projection::All, version: true, ..BodyRef::default() }.encode(&mut program);
-        debug_assert!(BodyRef::parse(OperationKind::Read, &program).is_ok());
         let request = Request::ScanStep {
             table: schema.table().id,
             schema_version: schema.table().version,
             partition: PartitionId(scan.partition),
             cursor: scan.cursor,
             rows: context.random.below(4) as u32,
-            program,
+            program: rows::whole(),
             deadline: None,
         };
         self.users[user] = Waits::Scan(scan);
@@ -148,8 +242,11 @@ impl Workload for Scans {
             return Step::Rest;
         }
         let schema = context.schema(TABLE);
-        if context.random.one_in(8) {
-            let (before, seen) = (self.present.clone(), BTreeSet::new());
+        if context.random.one_in(6) {
+            if context.random.one_in(2) {
+                return self.begin_range(user, &schema, context);
+            }
+            let (before, seen) = (self.present.keys().copied().collect(), BTreeSet::new());
             return self.scan(user, Scan { before, seen, partition: 0, cursor: 0 }, &schema, context);
         }
         self.change(user, &schema, context)
@@ -163,6 +260,7 @@ impl Workload for Scans {
                 _ = self.record.learn(user, &answer, context);
             }
             Waits::Scan(scan) => return self.scanned(user, scan, &answer, context),
+            Waits::Range(range) => return self.ranged(user, range, &answer, context),
             Waits::Change(handle) => {
                 let Answer::Operations(results) = &answer else { panic!("{answer:?} answers no operation") };
                 match results.get(0) {
@@ -170,10 +268,13 @@ impl Workload for Scans {
                         let result = rows::result(&context.schema(TABLE), bytes);
                         let operation = &mut self.record.history.transaction(handle).operations[0];
                         operation.was_applied(result.code == ResultCode::Ok);
+                        let value = operation.written();
                         let row = operation.key.row;
                         // Inserted now, or found there.
                         if row < self.stable {
-                            self.present.insert(row);
+                            let inserted = value.filter(|_| result.code == ResultCode::Ok);
+                            let known = self.present.entry(row).or_default();
+                            *known = known.or(inserted);
                         }
                         self.record.end(user, Outcome::Committed { epoch: None }, context);
                     }
@@ -208,7 +309,7 @@ impl Workload for Scans {
             return Err(wrong);
         }
         let found = &rows[TABLE];
-        if let Some(row) = self.present.iter().find(|row| !found.contains_key(row)) {
+        if let Some(row) = self.present.keys().find(|row| !found.contains_key(row)) {
             let explanation = format!("row {row}, which was never deleted, is not there in the end");
             return Err(Violation { anomaly: "lost row", explanation });
         }

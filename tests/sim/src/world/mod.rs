@@ -141,6 +141,7 @@ impl Totals {
         sum.lock_timeouts += counters.lock_timeouts;
         sum.cancelled += counters.cancelled;
         sum.scans += counters.scans;
+        sum.scanned_rows += counters.scanned_rows;
         sum.write_sets += counters.write_sets;
         sum.replicated += counters.replicated;
         sum.rows_copied += counters.rows_copied;
