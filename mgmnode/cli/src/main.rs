@@ -4,6 +4,7 @@ mod client;
 mod connect;
 mod data;
 mod local;
+mod rolling;
 mod show;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -107,8 +108,17 @@ struct Misnamed {
 enum NodeCommand {
     /// Asks a node to stop, after it has handed over what it serves.
     Stop(NodeChoice),
-    /// Asks a node to stop and start again.
-    Restart(NodeChoice),
+    /// Asks a node to stop and start again; or all data nodes, one after the other.
+    Restart {
+        #[command(flatten)]
+        choice: Option<NodeChoice>,
+        /// All data nodes, each once the one before is up again. The cluster serves on. What stands at the program's path by then is started.
+        #[arg(long, conflicts_with = "NodeChoice", required_unless_present = "node")]
+        rolling: bool,
+        /// How long each may take, in seconds.
+        #[arg(long, requires = "rolling", default_value_t = 3600, value_name = "SECONDS")]
+        timeout: u64,
+    },
 }
 
 #[derive(clap::Args)]
@@ -172,7 +182,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             call(&at, async |client| client.stop(request.clone()).await)?;
             println!("{node} was asked to stop");
         }
-        Command::Node { at, command: NodeCommand::Restart(NodeChoice { node, force }) } => {
+        Command::Node { at, command: NodeCommand::Restart { choice: None, timeout, .. } } => {
+            finish(rolling::restart(&at.mgm, Duration::from_secs(timeout)))?;
+        }
+        Command::Node {
+            at,
+            command: NodeCommand::Restart { choice: Some(NodeChoice { node, force }), .. },
+        } => {
             let request = RestartNodeRequest { node: node.clone(), force };
             call(&at, async |client| client.restart(request.clone()).await)?;
             println!("{node} was asked to start anew");

@@ -1,7 +1,7 @@
 //! Nodes are killed, cut from their hosts and paused under load: every acknowledged write is there, service goes on, and
 //! the node comes back by itself with its data.
 
-use twofold_cluster_tests::{Cluster, Journal, eventually};
+use twofold_cluster_tests::{Cluster, Journal, Load, eventually};
 
 /// A node is killed under load, and comes back by itself. That it has copied its data is shown by the loss of its buddy:
 /// from then on it alone has the rows.
@@ -43,6 +43,31 @@ fn each_host_lost_under_load() {
         cluster.done(&["restart", buddy, "--initial"]);
         cluster.wait();
     }
+}
+
+#[test]
+fn a_rolling_restart_under_load() {
+    let cluster = Cluster::start(&["--data-nodes", "4"]);
+    let lives = || ["data1", "data2", "data3", "data4"].map(|node| cluster.pid(node));
+    let former = lives();
+    let load = Load { seconds: 20, ..Load::default() };
+    let journal = Journal::with_load(&cluster, "rolling", load);
+    let output = cluster.twofold(&["node", "restart", "--rolling", "--mgm", &cluster.management()]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.matches("is up again after").count(), 4, "{said}");
+    assert!(lives().iter().zip(former).all(|(now, former)| *now != former), "{:?} as before", lives());
+    let journaled = journal.finish(&cluster);
+    assert_eq!(journaled.failed(), 0, "what fails for a moment is tried again");
+    // Not while one of them is away.
+    cluster.done(&["kill", "data3", "--host"]);
+    eventually(|| {
+        let status = cluster.twofold(&["status", "--mgm", &cluster.management()]);
+        status.status.success().then(|| "data3 is missed by nobody".into())
+    });
+    let output = cluster.twofold(&["node", "restart", "--rolling", "--mgm", &cluster.management()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("data3 is "), "{said}");
 }
 
 #[test]
