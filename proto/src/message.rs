@@ -123,8 +123,8 @@ kinds! {
     CopyReq = 46;
     /// Primary to syncing replica: a bincode [`CopyBeginOrd`]; the open write sets and the rows follow.
     CopyBeginOrd = 47;
-    /// Primary to syncing replica: u16 partition, u32 table and u64 tag of the first row that is not told of yet, a block of
-    /// [`CopyRow`]s, then u64 fingerprints of rows that the replica has.
+    /// Primary to syncing replica: u16 partition, a block of [`CopyRow`]s, u32 table and u64 tag of the first row that is not told
+    /// of yet, then u64 fingerprints of rows that the replica has.
     CopyRowsOrd = 48;
     /// Primary to syncing replica: u16 partition, which is complete.
     CopyEndOrd = 49;

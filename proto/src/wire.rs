@@ -117,6 +117,19 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Appends a block, see [`Writer::put_block`], of what `write` appends.
+///
+/// # Panics
+/// Panics past 4 GiB, which every limit excludes.
+pub fn put_block_with<T>(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    out.put_u32(0);
+    let start = out.len();
+    let written = write(out);
+    let length = u32::try_from(out.len() - start).expect("blocks are below 4 GiB");
+    out[start - 4..start].copy_from_slice(&length.to_le_bytes());
+    written
+}
+
 /// Appends what [`Reader`] reads.
 pub trait Writer {
     /// Appends bytes.

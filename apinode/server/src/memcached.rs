@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
-    io, net,
+    io,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -40,12 +40,10 @@ use twofold_client::{
     handle::{Handle, Tables},
 };
 
-use crate::seats::{Seat, Seats};
+use crate::seats::{Frontend, Seats};
 
 /// Bytes read at once, at most.
 const READ_BYTES: usize = 16 << 10;
-/// Wait where accepting fails, for want of descriptors.
-const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 /// Connections at rest whose memory a thread keeps for others.
 const SPARE_CONNECTIONS: usize = 64;
 /// Partitions that a flush_all works on at a time.
@@ -59,8 +57,6 @@ pub struct Server {
     port: u16,
     threads: usize,
     seats: Arc<Seats>,
-    connections_total: AtomicU64,
-    connections_refused: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     counters: [AtomicU64; Counters::COUNT],
@@ -95,8 +91,6 @@ impl Server {
             port,
             threads,
             seats: Seats::new(threads, connections_max),
-            connections_total: AtomicU64::new(0),
-            connections_refused: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -105,15 +99,10 @@ impl Server {
         })
     }
 
-    /// Serves the connections of the thread at this place until it is dropped, and takes in those of others. To be called
-    /// in a runtime for tasks that are not `Send`.
-    ///
-    /// # Panics
-    /// Panics if that thread serves already.
+    /// Serves the connections of the thread at this place, see [`Seats::serve`].
     pub async fn serve(self: Arc<Server>, place: usize, listener: TcpListener, handle: Handle) {
-        let mut arrivals = self.seats.open(place);
+        let seats = self.seats.clone();
         let thread = Rc::new(Thread {
-            place,
             server: self,
             handle,
             items: RefCell::new((
@@ -123,22 +112,7 @@ impl Server {
             buffer: RefCell::new(vec![0; READ_BYTES]),
             spare: RefCell::default(),
         });
-        let mut connections = JoinSet::new();
-        loop {
-            while connections.try_join_next().is_some() {}
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn_local(thread.clone().admit(stream))),
-                    Err(error) => {
-                        tracing::warn!("memcached: cannot accept a connection: {error}");
-                        time::sleep(ACCEPT_WAIT).await;
-                    }
-                },
-                Some((stream, seat)) = arrivals.recv() => {
-                    connections.spawn_local(thread.clone().welcome(stream, seat));
-                }
-            }
-        }
+        seats.serve(place, listener, thread).await;
     }
 
     fn count(&self, counters: &Counters) {
@@ -155,17 +129,18 @@ impl Server {
         for (figure, total) in Counters::default().figures().into_iter().zip(&self.counters) {
             tell(Figure { value: load(total), ..figure });
         }
-        let figure = |name, help, value| Figure::gauge("memcached", name, help, value);
-        let counter = |name, help, value| Figure { kind: FigureKind::Counter, ..figure(name, help, value) };
-        tell(figure("connections", "Connections that are open", self.seats.taken() as u64));
-        tell(counter("connections_accepted", "Connections accepted", load(&self.connections_total)));
-        tell(counter("connections_refused", "Connections refused", load(&self.connections_refused)));
+        self.seats.figures("memcached", tell);
+        let counter = |name, help, value| Figure {
+            kind: FigureKind::Counter,
+            ..Figure::gauge("memcached", name, help, value)
+        };
         tell(counter("read_bytes", "Bytes read", load(&self.bytes_read)));
         tell(counter("written_bytes", "Bytes written", load(&self.bytes_written)));
     }
 
     fn general(&self) -> Vec<(&'static str, String)> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
+        let [accepted, refused] = self.seats.counted();
         let mut figures = vec![
             ("pid", std::process::id().to_string()),
             ("uptime", self.started.elapsed().as_secs().to_string()),
@@ -174,8 +149,8 @@ impl Server {
             ("pointer_size", usize::BITS.to_string()),
             ("max_connections", self.seats.most().to_string()),
             ("curr_connections", self.seats.taken().to_string()),
-            ("total_connections", load(&self.connections_total)),
-            ("rejected_connections", load(&self.connections_refused)),
+            ("total_connections", accepted.to_string()),
+            ("rejected_connections", refused.to_string()),
         ];
         let names = Counters::default().figures().map(|figure| figure.name);
         figures.extend(names.into_iter().zip(self.counters.iter().map(load)));
@@ -209,7 +184,8 @@ impl Server {
     }
 
     fn reset(&self) {
-        let own = [&self.connections_total, &self.connections_refused, &self.bytes_read, &self.bytes_written];
+        self.seats.reset();
+        let own = [&self.bytes_read, &self.bytes_written];
         for counter in self.counters.iter().chain(own) {
             counter.store(0, Ordering::Relaxed);
         }
@@ -221,7 +197,6 @@ type Bound = Result<Rc<Keyspace>, Error>;
 
 /// What the connections of one thread share.
 struct Thread {
-    place: usize,
     server: Arc<Server>,
     handle: Handle,
     /// How operations on items are written, by what is known of the tables.
@@ -234,40 +209,10 @@ struct Thread {
     spare: RefCell<Vec<Box<Connection>>>,
 }
 
-impl Thread {
-    /// Finds a seat for a connection that has come to this thread.
-    async fn admit(self: Rc<Thread>, mut stream: TcpStream) {
-        let server = &self.server;
-        server.connections_total.fetch_add(1, Ordering::Relaxed);
-        match server.seats.take(self.place) {
-            Some(seat) if seat.thread() == self.place => self.serve(stream, seat).await,
-            Some(seat) => match stream.into_std() {
-                Ok(stream) => seat.hand_over(stream),
-                Err(error) => tracing::warn!("memcached: cannot hand over a connection: {error}"),
-            },
-            None => {
-                server.connections_refused.fetch_add(1, Ordering::Relaxed);
-                // As memcached does; that it may not arrive does no harm.
-                let _ = stream.write_all(b"ERROR Too many open connections\r\n").await;
-            }
-        }
-    }
+impl Frontend for Thread {
+    const NAME: &'static str = "memcached";
 
-    /// Serves a connection that has come to another thread.
-    async fn welcome(self: Rc<Thread>, stream: net::TcpStream, seat: Seat) {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(stream, seat).await,
-            Err(error) => tracing::warn!("memcached: cannot take a connection: {error}"),
-        }
-    }
-
-    async fn serve(self: &Rc<Thread>, stream: TcpStream, _seat: Seat) {
-        if let Err(error) = self.converse(stream).await {
-            tracing::debug!("memcached: a connection ended: {error}");
-        }
-    }
-
-    async fn converse(self: &Rc<Thread>, mut stream: TcpStream) -> io::Result<()> {
+    async fn converse(self: Rc<Thread>, mut stream: TcpStream) -> io::Result<()> {
         // Answers are whole when they are written.
         stream.set_nodelay(true)?;
         stream.readable().await?;
@@ -319,6 +264,13 @@ impl Thread {
         }
     }
 
+    fn refusal() -> Vec<u8> {
+        // As memcached does.
+        b"ERROR Too many open connections\r\n".to_vec()
+    }
+}
+
+impl Thread {
     /// The tables, as far as they are known now.
     fn items(&self) -> Bound {
         let tables = self.handle.tables().newest();

@@ -8,6 +8,7 @@ use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
 };
 
 use twofold_datanode::{
@@ -15,7 +16,7 @@ use twofold_datanode::{
     local::ToWorker,
 };
 use twofold_proto::{ids::WorkerId, machine::Machine};
-use twofold_runtime::{Clock, thread};
+use twofold_runtime::Clock;
 
 use crate::writer::Writer;
 
@@ -51,11 +52,11 @@ pub fn start(
     let lane = |lane: Lane, name: &'static str| -> io::Result<Sender<Request>> {
         let (sender, requests) = channel();
         let (answers, directory) = (mailbox.0.clone(), directory.to_path_buf());
-        thread::spawn(name, move || async move { carry_out_all(lane, &directory, &requests, &answers) })?;
+        spawn(name, move || carry_out_all(lane, &directory, &requests, &answers))?;
         Ok(sender)
     };
     let (log, background) = (lane(Lane::Log, "redo")?, lane(Lane::Background, "checkpoints")?);
-    thread::spawn("disk", move || async move {
+    spawn("disk", move || {
         run(disk, &inputs, |effect| match effect {
             // A lane ends with the process.
             Effect::Io(Lane::Log, request) => _ = log.send(request),
@@ -65,6 +66,10 @@ pub fn start(
         });
     })?;
     Ok(())
+}
+
+fn spawn(name: &str, main: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(main).map(drop)
 }
 
 /// Steps the machine until nobody can say anything to it.

@@ -148,6 +148,12 @@ impl Node {
 
     /// Takes the next step on the way out if it is due.
     pub(super) fn go_on_leaving(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if let Stage::Flushing { durable, until, .. } = &mut self.stage
+            && self.epochs.durable > *durable
+        {
+            // A slow disk is waited for, one that does nothing is not.
+            (*durable, *until) = (self.epochs.durable, now + self.config.failure() * 10);
+        }
         match &self.stage {
             Stage::Running | Stage::Ended => {}
             Stage::Leaving { until, exit } => {
@@ -172,13 +178,6 @@ impl Node {
                     // Without a goodbye: a worker may think that it serves.
                     self.exit(exit, effects);
                 }
-            }
-            Stage::Flushing { epoch, alone, durable, exit, .. } if self.epochs.durable > *durable => {
-                // A slow disk is waited for, one that does nothing is not.
-                let until = now + self.config.failure() * 10;
-                let (epoch, alone, exit) = (*epoch, *alone, exit.clone());
-                self.stage = Stage::Flushing { epoch, alone, durable: self.epochs.durable, until, exit };
-                self.go_on_leaving(now, effects);
             }
             Stage::Flushing { epoch, alone, until, exit, .. } => {
                 let is_durable = match self.epochs.last {

@@ -8,7 +8,7 @@ use twofold_proto::{
     links::LinkId,
     message::{CopyBeginOrd, CopyRow, Image, Kind, Life, put_control},
     view::MemberState,
-    wire::{Malformed, Reader, Writer},
+    wire::{Malformed, Reader, Writer, put_block_with},
 };
 
 use twofold_storage::store::{CopyCursor, Stray, fingerprint};
@@ -112,16 +112,17 @@ impl Worker {
                 return;
             }
             let partition = copy.partition;
-            let (mut rows, mut kept) = (Vec::new(), Vec::new());
+            let (store, mut kept) = (&self.store, Vec::new());
             let limits = (CHUNK_BYTES, MESSAGE_BYTES_MAX / 2);
-            let (next, copied) =
-                self.store.copy_out(partition, copy.cursor, copy.since, limits, &mut rows, &mut kept);
-            let to = next.unwrap_or(CopyCursor::END);
+            let (mut next, mut copied) = (None, 0);
             out.send(Kind::CopyRowsOrd as u8, 0, |out| {
                 out.put_u16(partition.0);
+                (next, copied) = put_block_with(out, |out| {
+                    store.copy_out(partition, copy.cursor, copy.since, limits, out, &mut kept)
+                });
+                let to = next.unwrap_or(CopyCursor::END);
                 out.put_u32(to.table.0);
                 out.put_u64(to.tag);
-                out.put_block(&rows);
                 kept.iter().for_each(|fingerprint| out.put_u64(*fingerprint));
             });
             out.want_acknowledgement();
@@ -212,8 +213,8 @@ impl Worker {
         if !self.is_word_of_primary(partition, said) {
             return Ok(());
         }
-        let to = CopyCursor { table: TableId(reader.u32()?), tag: reader.u64()?, skip: 0 };
         let rows = reader.block()?;
+        let to = CopyCursor { table: TableId(reader.u32()?), tag: reader.u64()?, skip: 0 };
         let Some(mut pull) = self.copy_in.pulling.remove(&partition) else { return Ok(()) };
         while !reader.is_empty() {
             pull.told.insert(reader.u64()?);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use twofold_proto::{
     ids::{Epoch, Incarnation, PartitionId, TransactionId, Version},
     message::{CopyRow, Image, WriteSetHeader},
-    wire::{Malformed, Reader, Writer},
+    wire::{Malformed, Reader, Writer, put_block_with},
 };
 
 /// A place in the log: segment and offset, in order.
@@ -137,12 +137,7 @@ pub fn put_image(partition: PartitionId, version: Version, image: &Image<'_>, ou
 pub fn put_rows<T>(partition: PartitionId, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     out.put_u8(ROWS);
     out.put_u16(partition.0);
-    out.put_u32(0);
-    let start = out.len();
-    let written = write(out);
-    let length = u32::try_from(out.len() - start).expect("blocks are below 4 GiB");
-    out[start - 4..start].copy_from_slice(&length.to_le_bytes());
-    written
+    put_block_with(out, write)
 }
 
 /// Appends the record of a complete epoch.

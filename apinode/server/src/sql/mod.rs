@@ -14,7 +14,7 @@ mod write;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    io, net,
+    io,
     rc::Rc,
     sync::{
         Arc,
@@ -22,11 +22,7 @@ use std::{
     },
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::{self, Duration},
-};
+use tokio::net::{TcpListener, TcpStream};
 use twofold_apinode::sql::{
     bind::Statement,
     error::{SqlError, codes},
@@ -35,11 +31,9 @@ use twofold_apinode::sql::{
 use twofold_client::handle::Handle;
 use twofold_proto::figure::{Figure, FigureKind};
 
-use crate::seats::{Seat, Seats};
+use crate::seats::{Frontend, Seats};
 use counters::Ranges;
 
-/// Wait where accepting fails, for want of descriptors.
-const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 /// Plans that a thread keeps, and bytes of their statements' texts.
 const PLANS_MAX: usize = 1024;
 const PLAN_TEXT_MAX: usize = 4096;
@@ -51,8 +45,6 @@ pub struct Server {
     password: Option<StoredPassword>,
     next_connection: AtomicU32,
     ranges: Ranges,
-    connections_total: AtomicU64,
-    connections_refused: AtomicU64,
     statements: AtomicU64,
     errors: AtomicU64,
 }
@@ -65,47 +57,26 @@ impl Server {
             password,
             next_connection: AtomicU32::new(1),
             ranges: Ranges::default(),
-            connections_total: AtomicU64::new(0),
-            connections_refused: AtomicU64::new(0),
             statements: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         })
     }
 
-    /// Serves the connections of the thread at this place until it is dropped, and takes in those of others. To be called in a
-    /// runtime for tasks that are not `Send`.
-    ///
-    /// # Panics
-    /// Panics if that thread serves already.
+    /// Serves the connections of the thread at this place, see [`Seats::serve`].
     pub async fn serve(self: Arc<Server>, place: usize, listener: TcpListener, handle: Handle) {
-        let mut arrivals = self.seats.open(place);
-        let thread = Rc::new(Thread { place, server: self, handle, plans: RefCell::default() });
-        let mut connections = JoinSet::new();
-        loop {
-            while connections.try_join_next().is_some() {}
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn_local(thread.clone().admit(stream))),
-                    Err(error) => {
-                        tracing::warn!("SQL: cannot accept a connection: {error}");
-                        time::sleep(ACCEPT_WAIT).await;
-                    }
-                },
-                Some((stream, seat)) = arrivals.recv() => {
-                    connections.spawn_local(thread.clone().welcome(stream, seat));
-                }
-            }
-        }
+        let seats = self.seats.clone();
+        let thread = Rc::new(Thread { server: self, handle, plans: RefCell::default() });
+        seats.serve(place, listener, thread).await;
     }
 
     /// What all connections together have counted.
     pub fn figures(&self, tell: &mut dyn FnMut(Figure)) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let figure = |name, help, value| Figure::gauge("sql", name, help, value);
-        let counter = |name, help, value| Figure { kind: FigureKind::Counter, ..figure(name, help, value) };
-        tell(figure("connections", "Connections that are open", self.seats.taken() as u64));
-        tell(counter("connections_accepted", "Connections accepted", load(&self.connections_total)));
-        tell(counter("connections_refused", "Connections refused", load(&self.connections_refused)));
+        let counter = |name, help, value| Figure {
+            kind: FigureKind::Counter,
+            ..Figure::gauge("sql", name, help, value)
+        };
+        self.seats.figures("sql", tell);
         tell(counter("statements", "Statements run", load(&self.statements)));
         tell(counter("errors", "Statements that have failed", load(&self.errors)));
     }
@@ -120,49 +91,27 @@ struct Plan {
 
 /// What the connections of one thread share.
 struct Thread {
-    place: usize,
     server: Arc<Server>,
     handle: Handle,
     /// By database and text.
     plans: RefCell<BTreeMap<(Option<String>, String), Plan>>,
 }
 
+impl Frontend for Thread {
+    const NAME: &'static str = "SQL";
+
+    fn converse(self: Rc<Thread>, stream: TcpStream) -> impl Future<Output = io::Result<()>> {
+        connection::converse(self, stream)
+    }
+
+    fn refusal() -> Vec<u8> {
+        let mut packets = Packets::new(0);
+        result::put_error(&mut packets, &SqlError::new(codes::TOO_MANY_CONNECTIONS, "Too many connections"));
+        packets.output().to_vec()
+    }
+}
+
 impl Thread {
-    /// Finds a seat for a connection that has come to this thread.
-    async fn admit(self: Rc<Thread>, stream: TcpStream) {
-        let server = &self.server;
-        server.connections_total.fetch_add(1, Ordering::Relaxed);
-        match server.seats.take(self.place) {
-            Some(seat) if seat.thread() == self.place => self.serve(stream, seat).await,
-            Some(seat) => match stream.into_std() {
-                Ok(stream) => seat.hand_over(stream),
-                Err(error) => tracing::warn!("SQL: cannot hand over a connection: {error}"),
-            },
-            None => {
-                server.connections_refused.fetch_add(1, Ordering::Relaxed);
-                let mut packets = Packets::new(0);
-                let error = SqlError::new(codes::TOO_MANY_CONNECTIONS, "Too many connections");
-                result::put_error(&mut packets, &error);
-                // That it may not arrive does no harm.
-                let _ = stream.try_write(packets.output());
-            }
-        }
-    }
-
-    /// Serves a connection that has come to another thread.
-    async fn welcome(self: Rc<Thread>, stream: net::TcpStream, seat: Seat) {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(stream, seat).await,
-            Err(error) => tracing::warn!("SQL: cannot take a connection: {error}"),
-        }
-    }
-
-    async fn serve(self: &Rc<Thread>, stream: TcpStream, _seat: Seat) {
-        if let Err(error) = connection::converse(self.clone(), stream).await {
-            tracing::debug!("SQL: a connection ended: {error}");
-        }
-    }
-
     /// The plan of this text, if it is known and still good.
     fn plan(&self, database: &Option<String>, text: &str, version: u64) -> Option<Rc<Statement>> {
         let key = (database.clone(), text.to_owned());
