@@ -18,8 +18,9 @@ use twofold_proto::{
     time::ClusterTime,
 };
 
-/// Bytes of a page.
-pub const PAGE_BYTES: usize = 64 << 10;
+pub use crate::pages::PAGE_BYTES;
+use crate::pages::Pages;
+
 /// Bytes of a row's header, without expiry.
 pub const ROW_HEADER: usize = 20;
 /// Longer rows are objects of their own.
@@ -33,8 +34,6 @@ const CLASSES: usize = FINE_CELL_MAX / 8 + 8 * (CELL_MAX / FINE_CELL_MAX).ilog2(
 const PAGE_UNITS: u32 = (PAGE_BYTES / 8) as u32;
 /// Pages and objects that row ids can name.
 const PAGES_MAX: usize = (1 << 32) / PAGE_UNITS as usize;
-/// Empty pages that are kept for the next that is needed.
-const SPARE_PAGES: usize = 16;
 /// Ordinary writes get this share of the memory, in percent; the rest is for indexes, recovery and replication.
 const ORDINARY_PERCENT: u64 = 95;
 
@@ -248,14 +247,10 @@ impl PageInfo {
 /// serve rows of another size. Row ids reach over 32 GiB of pages; a row above 8 KiB takes as much of that as a page.
 #[derive(Debug)]
 pub struct Arena {
-    pages: Vec<Box<[u8]>>,
+    pages: Pages,
     infos: Vec<PageInfo>,
     /// By class, the first page with room.
     with_room: [u32; CLASSES],
-    /// Pages that are empty but have their memory.
-    spare: Vec<u32>,
-    /// Numbers of pages without memory.
-    vacant: Vec<u32>,
     data_memory: u64,
     /// [`PAGES_MAX`], but in tests.
     pages_max: usize,
@@ -268,11 +263,9 @@ impl Arena {
     /// An empty arena of at most this many bytes.
     pub fn new(data_memory: u64) -> Arena {
         Arena {
-            pages: vec![],
+            pages: Pages::default(),
             infos: vec![],
             with_room: [NO_PAGE; CLASSES],
-            spare: vec![],
-            vacant: vec![],
             data_memory,
             pages_max: PAGES_MAX,
             page_bytes: 0,
@@ -310,8 +303,7 @@ impl Arena {
     /// Whether an ordinary write may take so many bytes more, by the bound that [`Arena::store`] keeps.
     #[inline]
     pub fn has_room(&self, bytes: usize) -> bool {
-        let pages = self.pages.len() - self.vacant.len() - self.spare.len();
-        pages < self.pages_max / 100 * ORDINARY_PERCENT as usize
+        self.pages.taken() < self.pages_max / 100 * ORDINARY_PERCENT as usize
             && self.used_bytes() + bytes as u64 <= self.data_memory / 100 * ORDINARY_PERCENT
     }
 
@@ -363,7 +355,7 @@ impl Arena {
         let flags = if row.expiry.0 != 0 { HAS_EXPIRY } else { 0 };
         let schema_version = u16::try_from(row.schema_version).expect("schema versions fit 16 bits");
         let start = id.offset();
-        let bytes = &mut self.pages[id.page()][start..start + length];
+        let bytes = &mut self.pages.get_mut(id.page())[start..start + length];
         bytes[0..4].copy_from_slice(&(length as u32 | flags).to_le_bytes());
         bytes[4..12].copy_from_slice(&row.version.epoch.0.to_le_bytes());
         bytes[12..16].copy_from_slice(&(row.version.number as u32).to_le_bytes());
@@ -384,10 +376,9 @@ impl Arena {
     /// beside the page.
     #[inline]
     pub(crate) fn cell(&self, id: RowId) -> &[u8] {
-        let Some(page) = self.pages.get(id.page()) else { return &[] };
-        let class = self.infos[id.page()].class;
-        let cell = if class < OBJECT { class_bytes(usize::from(class)) } else { TOUCHED_BYTES };
-        let rest = page.get(id.offset()..).unwrap_or_default();
+        let Some(PageInfo { class, .. }) = self.infos.get(id.page()) else { return &[] };
+        let cell = if *class < OBJECT { class_bytes(usize::from(*class)) } else { TOUCHED_BYTES };
+        let rest = self.pages.get(id.page()).get(id.offset()..).unwrap_or_default();
         &rest[..cell.min(TOUCHED_BYTES).min(rest.len())]
     }
 
@@ -397,7 +388,7 @@ impl Arena {
     /// Panics if there is none.
     #[inline]
     pub fn row(&self, id: RowId) -> StoredRow<'_> {
-        let bytes = &self.pages[id.page()][id.offset()..];
+        let bytes = &self.pages.get(id.page())[id.offset()..];
         let word = read_u32(bytes, 0);
         assert!(word != 0, "{id:?} is free");
         StoredRow { bytes: &bytes[..(word & LENGTH_MASK) as usize], word }
@@ -428,7 +419,7 @@ impl Arena {
     }
 
     fn row_bytes(&mut self, id: RowId) -> &mut [u8] {
-        let bytes = &mut self.pages[id.page()][id.offset()..];
+        let bytes = &mut self.pages.get_mut(id.page())[id.offset()..];
         assert!(read_u32(bytes, 0) != 0, "{id:?} is free");
         bytes
     }
@@ -449,7 +440,7 @@ impl Arena {
         }
         let size = class_bytes(usize::from(info.class));
         assert!(id.offset().is_multiple_of(size), "{id:?} is no cell of {size} bytes");
-        let cell = &mut self.pages[page][id.offset()..];
+        let cell = &mut self.pages.get_mut(page)[id.offset()..];
         cell[0..4].fill(0);
         cell[4..6].copy_from_slice(&info.free.to_le_bytes());
         let was_full = info.is_full();
@@ -486,7 +477,7 @@ impl Arena {
             info.touched - 1
         } else {
             let cell = info.free;
-            info.free = read_u16(&self.pages[page], usize::from(cell) * size + 4);
+            info.free = read_u16(self.pages.get(page), usize::from(cell) * size + 4);
             cell
         };
         info.used += 1;
@@ -502,47 +493,39 @@ impl Arena {
         if self.used_bytes() + bytes as u64 > bound {
             return None;
         }
-        let spare = if class == OBJECT { None } else { self.spare.pop() };
-        let page = match spare.or_else(|| self.vacant.pop()) {
-            Some(page) => page as usize,
-            None if self.pages.len() == self.pages_max => return None,
-            None => {
-                self.pages.push(Box::default());
-                self.infos.push(PageInfo::FREE);
-                self.pages.len() - 1
-            }
-        };
-        if self.pages[page].is_empty() {
-            self.pages[page] = vec![0; bytes].into_boxed_slice();
+        let page = self.pages.take((class == OBJECT).then_some(bytes), self.pages_max)?;
+        if page >= self.infos.len() {
+            self.infos.resize(page + 1, PageInfo::FREE);
         }
         self.page_bytes += bytes as u64;
         self.infos[page] = PageInfo { class, used: u16::from(class == OBJECT), ..PageInfo::FREE };
         Some(page)
     }
 
-    /// Takes a page or an object back. Some pages keep their memory: it is bounded, and given out first.
+    /// Takes a page or an object back.
     fn release(&mut self, page: usize) {
-        self.page_bytes -= self.pages[page].len() as u64;
-        let object = self.infos[page].class == OBJECT;
+        self.page_bytes -= self.pages.get(page).len() as u64;
         self.infos[page] = PageInfo::FREE;
-        if !object && self.spare.len() < SPARE_PAGES {
-            self.spare.push(page as u32);
-        } else {
-            self.pages[page] = Box::default();
-            self.vacant.push(page as u32);
-        }
+        self.pages.give_back(page);
     }
 
-    /// Puts the page first among those of its class with room.
+    /// Puts the page among those of its class with room: behind the first, which goes on being filled. Others are left the
+    /// time to become empty, and are filled from end to end then.
     fn list(&mut self, page: usize) {
         let first = &mut self.with_room[usize::from(self.infos[page].class)];
-        let next = *first;
-        *first = page as u32;
-        self.infos[page].previous = NO_PAGE;
-        self.infos[page].next = next;
+        let (previous, next) = match *first {
+            NO_PAGE => (NO_PAGE, NO_PAGE),
+            other => (other, self.infos[other as usize].next),
+        };
+        if previous == NO_PAGE {
+            *first = page as u32;
+        } else {
+            self.infos[previous as usize].next = page as u32;
+        }
         if next != NO_PAGE {
             self.infos[next as usize].previous = page as u32;
         }
+        (self.infos[page].previous, self.infos[page].next) = (previous, next);
     }
 
     fn unlist(&mut self, page: usize) {
@@ -566,7 +549,7 @@ impl Arena {
             if info.class == FREE_PAGE {
                 continue;
             }
-            page_bytes += self.pages[page].len() as u64;
+            page_bytes += self.pages.get(page).len() as u64;
             if info.class != OBJECT {
                 self.check_page(page, info);
             }
@@ -595,11 +578,11 @@ impl Arena {
     fn check_page(&self, page: usize, info: &PageInfo) {
         let size = class_bytes(usize::from(info.class));
         let touched = usize::from(info.touched);
-        let in_use = (0..touched).filter(|cell| read_u32(&self.pages[page], cell * size) != 0).count();
+        let in_use = (0..touched).filter(|cell| read_u32(self.pages.get(page), cell * size) != 0).count();
         let (mut free, mut cell) = (0, info.free);
         while cell != NO_CELL && free <= touched {
             free += 1;
-            cell = read_u16(&self.pages[page], usize::from(cell) * size + 4);
+            cell = read_u16(self.pages.get(page), usize::from(cell) * size + 4);
         }
         assert!(in_use > 0, "page {page} is empty");
         assert_eq!((usize::from(info.used), touched - in_use), (in_use, free), "page {page}: {info:?}");

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pages::BLOCK_PAGES;
 
 const PLENTY: u64 = 1 << 30;
 
@@ -213,16 +214,16 @@ fn versions_compare_across_wrapping() {
 #[test]
 fn where_row_ids_run_out_the_table_is_full_before() {
     let mut arena = Arena::new(PLENTY);
-    arena.pages_max = 200;
-    // As much of the ids as a page each.
+    arena.pages_max = 200 * BLOCK_PAGES;
+    // As much of the ids as a page each, in blocks.
     let mut rows = 0;
     while arena.has_room(9000) {
         arena.store(&row_of(9000).row()).unwrap();
         rows += 1;
     }
-    assert_eq!(rows, 190);
+    assert_eq!(rows, 189 * BLOCK_PAGES + 1);
     // What was admitted before still has its place.
-    for _ in 0..10 {
+    for _ in 0..11 * BLOCK_PAGES - 1 {
         arena.store_always(&row_of(9000).row());
     }
 }

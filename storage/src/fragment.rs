@@ -274,28 +274,24 @@ impl Fragment {
 
     /// One more overflow slot at least.
     fn extend(&mut self, arena: &mut Arena) {
-        if self.slots.len() == self.slots.capacity() {
-            let before = self.bytes();
-            self.slots.reserve_exact(8 + self.slots.len() / 32);
-            arena.index_grew(self.bytes() - before);
-        }
-        self.slots.push(Entry::EMPTY);
+        let before = self.bytes();
+        push_overflow(&mut self.slots);
+        arena.index_grew(self.bytes() - before);
     }
 
     /// Builds the index anew, in one pass: entries go where they belong in the order that they have.
     fn resize(&mut self, capacity: usize, arena: &mut Arena) {
         let scale = u32::try_from(capacity).expect("an index has fewer than 2^32 slots");
-        let entries = || self.slots.iter().filter(|entry| !entry.is_empty());
-        let end = entries().fold(0, |next, entry| home(entry.tag, scale).max(next) + 1);
-        let mut slots = Vec::with_capacity(end.max(capacity));
-        for &entry in entries() {
-            let home = home(entry.tag, scale);
-            if slots.len() < home {
-                slots.resize(home, Entry::EMPTY);
+        let mut slots = vec![Entry::EMPTY; capacity];
+        let mut next = 0;
+        for &entry in self.slots.iter().filter(|entry| !entry.is_empty()) {
+            let at = home(entry.tag, scale).max(next);
+            if at == slots.len() {
+                push_overflow(&mut slots);
             }
-            slots.push(entry);
+            slots[at] = entry;
+            next = at + 1;
         }
-        slots.resize(end.max(capacity), Entry::EMPTY);
         arena.index_shrank(self.bytes());
         self.slots = slots;
         self.capacity = scale;
@@ -321,6 +317,14 @@ impl Fragment {
         );
         assert!(self.len() <= max_rows(self.capacity as usize), "{rows} rows in {} slots", self.capacity);
     }
+}
+
+/// One more overflow slot; more will be needed before long.
+fn push_overflow(slots: &mut Vec<Entry>) {
+    if slots.len() == slots.capacity() {
+        slots.reserve_exact(8 + slots.len() / 32);
+    }
+    slots.push(Entry::EMPTY);
 }
 
 /// Rows that fill an index of this capacity: 85 %.

@@ -6,4 +6,5 @@ pub mod evaluate;
 pub mod fragment;
 pub mod lock;
 mod ordered;
+mod pages;
 pub mod store;

@@ -78,16 +78,30 @@ struct Waiter {
     age: Age,
 }
 
+/// Those who wait for a lock.
 #[derive(Debug, Default)]
+struct Queue {
+    /// By age, the oldest first.
+    waiters: Vec<Waiter>,
+    observers: Vec<u64>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.waiters.is_empty() && self.observers.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
 struct Lock {
     table: TableId,
     partition: PartitionId,
     tag: u32,
     key: SmallVec<[u8; 24]>,
     holders: SmallVec<[Holder; 1]>,
-    /// By age, the oldest first.
-    waiters: Vec<Waiter>,
-    observers: Vec<u64>,
+    /// Who wants to know of it, if anybody does: of most locks nobody.
+    queue: Option<Box<Queue>>,
     /// The exclusive holder's newest pending write of the key, in the caller's numbering.
     pending: Option<u32>,
 }
@@ -98,12 +112,20 @@ impl Lock {
     }
 
     fn touch(&self) -> usize {
-        let lists = self.holders.len() ^ self.waiters.len() ^ self.observers.len();
+        let lists = self.holders.len() ^ usize::from(self.queue.is_some());
         lists ^ self.key.len() ^ self.tag as usize ^ self.pending.unwrap_or(0) as usize
     }
 
     fn is_unused(&self) -> bool {
-        self.holders.is_empty() && self.waiters.is_empty() && self.observers.is_empty()
+        self.holders.is_empty() && self.queue.as_ref().is_none_or(|queue| queue.is_empty())
+    }
+
+    fn waiters(&self) -> &[Waiter] {
+        self.queue.as_ref().map_or(&[], |queue| &queue.waiters)
+    }
+
+    fn queue(&mut self) -> &mut Queue {
+        self.queue.get_or_insert_default()
     }
 
     fn compatible(&self, owner: Owner, mode: Mode) -> bool {
@@ -195,15 +217,16 @@ impl LockTable {
             return Acquired::Wound(younger.owner);
         }
         let older_waits = lock
-            .waiters
+            .waiters()
             .iter()
             .any(|waiter| waiter.age < age && (mode == Mode::Exclusive || waiter.mode == Mode::Exclusive));
         if !older_waits && lock.compatible(owner, mode) {
             Self::hold(lock, owner, mode, age);
             return Acquired::Granted(id);
         }
-        let place = lock.waiters.partition_point(|waiter| waiter.age < age);
-        lock.waiters.insert(place, Waiter { owner, mode, age });
+        let waiters = &mut lock.queue().waiters;
+        let place = waiters.partition_point(|waiter| waiter.age < age);
+        waiters.insert(place, Waiter { owner, mode, age });
         Acquired::Waits(id)
     }
 
@@ -244,7 +267,9 @@ impl LockTable {
         let holder = lock.holders.swap_remove(place);
         if holder.mode == Mode::Exclusive {
             lock.pending = None;
-            woken.observers.append(&mut lock.observers);
+            if let Some(queue) = &mut lock.queue {
+                woken.observers.append(&mut queue.observers);
+            }
         }
         self.grant(id, woken);
     }
@@ -252,22 +277,23 @@ impl LockTable {
     /// Takes the owner's request out of the queue, if it is there, and says who can go on.
     pub fn cancel(&mut self, id: LockId, owner: Owner, woken: &mut Woken) {
         let lock = &mut self.locks[id.0 as usize];
-        let Some(place) = lock.waiters.iter().position(|waiter| waiter.owner == owner) else { return };
-        lock.waiters.remove(place);
+        let Some(place) = lock.waiters().iter().position(|waiter| waiter.owner == owner) else { return };
+        lock.queue().waiters.remove(place);
         self.grant(id, woken);
     }
 
     fn grant(&mut self, id: LockId, woken: &mut Woken) {
         let lock = &mut self.locks[id.0 as usize];
-        while let Some(&Waiter { owner, mode, age }) = lock.waiters.first() {
+        while let Some(&Waiter { owner, mode, age }) = lock.waiters().first() {
             if !lock.compatible(owner, mode) {
                 break;
             }
-            lock.waiters.remove(0);
+            lock.queue().waiters.remove(0);
             Self::hold(lock, owner, mode, age);
             woken.granted.push((id, owner));
         }
         if lock.is_unused() {
+            lock.queue = None;
             let entry = self.index.find_entry(hash(lock.table, lock.tag), |&slot| slot == id.0);
             entry.expect("every lock is indexed").remove();
             self.free.push(id.0);
@@ -282,7 +308,7 @@ impl LockTable {
 
     /// A ticket that comes back in [`Woken::observers`] when the exclusive holder releases the lock.
     pub fn observe(&mut self, id: LockId, ticket: u64) {
-        self.locks[id.0 as usize].observers.push(ticket);
+        self.locks[id.0 as usize].queue().observers.push(ticket);
     }
 
     /// The exclusive holder's newest pending write of the key.
@@ -308,8 +334,8 @@ impl LockTable {
         for lock in live {
             let exclusive = lock.holders.iter().any(|holder| holder.mode == Mode::Exclusive);
             assert!(!exclusive || lock.holders.len() == 1, "an exclusive lock is shared: {lock:?}");
-            assert!(lock.waiters.is_sorted_by_key(|waiter| waiter.age), "waiters out of age: {lock:?}");
-            for waiter in &lock.waiters {
+            assert!(lock.waiters().is_sorted_by_key(|waiter| waiter.age), "waiters out of age: {lock:?}");
+            for waiter in lock.waiters() {
                 let compatible = |holder: &Holder| {
                     holder.owner == waiter.owner
                         || holder.age < waiter.age
