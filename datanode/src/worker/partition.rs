@@ -12,6 +12,7 @@ use twofold_proto::{
 /// A partition as one worker sees it. Each operation looks at one of thousands, so what it needs is kept in two cache
 /// lines.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Partition {
     /// Whether this worker is its primary, has reconciled it and serves it, but for the lease.
     pub serving: bool,

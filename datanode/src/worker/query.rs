@@ -83,9 +83,24 @@ struct Statement {
     /// Results so far: u16 index, u32 length, result.
     results: Vec<u8>,
     done: u16,
-    waits: Option<Wait>,
-    /// When the wait is too long.
+    /// What it waits for, if it does: few do.
+    waits: Option<Box<Waiting>>,
+}
+
+/// A statement that waits.
+#[derive(Debug)]
+struct Waiting {
+    wait: Wait,
+    /// When that is too long.
     deadline: Time,
+    /// The operations that are left, from the one that waits on.
+    operations: Vec<u8>,
+}
+
+impl Statement {
+    fn wait(&self) -> Option<Wait> {
+        self.waits.as_ref().map(|waiting| waiting.wait)
+    }
 }
 
 /// What a statement waits for.
@@ -98,6 +113,7 @@ pub(super) enum Wait {
 
 /// What a transaction has at this worker. Most have one of each, which is kept in place: many are under way at once.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Local {
     pub id: TransactionId,
     timestamp: u64,
@@ -110,8 +126,6 @@ pub(super) struct Local {
     /// So many bytes of them count in the worker's pending ones.
     bytes: usize,
     statement: Option<Statement>,
-    /// The operations that a waiting statement has left.
-    parked: Vec<u8>,
     pub prepared: bool,
     /// The result of an independent write, until it is decided.
     pub result: Vec<u8>,
@@ -125,7 +139,6 @@ impl Local {
         self.locks.clear();
         self.writes.clear();
         self.images.clear();
-        self.parked.clear();
     }
 
     /// Reads something of each of its cache lines; see [`super::ahead`].
@@ -133,7 +146,7 @@ impl Local {
         let lists = self.partitions.len() ^ self.locks.len() ^ self.writes.len() ^ self.images.len();
         let statement = self.statement.as_ref().map_or(0, |statement| statement.results.len());
         let rest = self.timestamp ^ self.id.number ^ self.bytes as u64;
-        lists ^ statement ^ self.parked.len() ^ self.result.len() ^ usize::from(self.prepared) ^ rest as usize
+        lists ^ statement ^ self.result.len() ^ usize::from(self.prepared) ^ rest as usize
     }
 
     /// Likewise of the images.
@@ -190,10 +203,18 @@ enum Progress {
 }
 
 /// How a statement went.
-enum Ran {
+enum Ran<'a> {
     Complete,
-    Waits,
-    Failed { operation: u16, open: bool, error: Error },
+    Waits {
+        wait: Wait,
+        /// What is left.
+        operations: &'a [u8],
+    },
+    Failed {
+        operation: u16,
+        open: bool,
+        error: Error,
+    },
 }
 
 impl Worker {
@@ -267,27 +288,20 @@ impl Worker {
     /// Goes on with the statement that waited for this, unless it has ended meanwhile.
     pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId, wait: Wait) {
         let Some(local) = self.locals.get_mut(slot).filter(|local| local.id == transaction) else { return };
-        let statement = local.statement.as_mut().filter(|statement| statement.waits == Some(wait));
-        let Some(statement) = statement else { return };
-        statement.waits = None;
-        let parked = std::mem::take(&mut local.parked);
-        self.run_statement(slot, &parked);
-        if let Some(local) = self.locals.get_mut(slot)
-            && local.parked.is_empty()
-        {
-            local.parked = parked;
-            local.parked.clear();
-        }
+        let statement = local.statement.as_mut().filter(|statement| statement.wait() == Some(wait));
+        let Some(waiting) = statement.and_then(|statement| statement.waits.take()) else { return };
+        self.run_statement(slot, &waiting.operations);
     }
 
     fn run_statement(&mut self, slot: u32, operations: &[u8]) {
         let mut reader = Reader::new(operations, "operations");
         match self.run_operations(slot, &mut reader) {
-            Ran::Waits => {
+            Ran::Waits { wait, operations } => {
                 self.counters.lock_waits += 1;
                 let deadline = self.now + Duration::from_millis(self.config.lock_wait_timeout_ms.into());
                 let local = self.locals.get_mut(slot).expect("it waits");
-                local.statement.as_mut().expect("it waits").deadline = deadline;
+                let waiting = Waiting { wait, deadline, operations: operations.to_vec() };
+                local.statement.as_mut().expect("it waits").waits = Some(Box::new(waiting));
                 self.lock_waits.push_back((deadline, slot, local.id));
                 if local.is_independent() {
                     self.waiting_writes.insert(local.id, slot);
@@ -300,7 +314,7 @@ impl Worker {
         }
     }
 
-    fn run_operations(&mut self, slot: u32, reader: &mut Reader<'_>) -> Ran {
+    fn run_operations<'a>(&mut self, slot: u32, reader: &mut Reader<'a>) -> Ran<'a> {
         loop {
             let local = self.locals.get_mut(slot).expect("the statement's transaction is here");
             let independent = local.is_independent();
@@ -330,13 +344,7 @@ impl Worker {
                         return Ran::Failed { operation: index, open: true, error: results_too_large() };
                     }
                 }
-                Ok(Progress::Waits(wait)) => {
-                    let local = self.locals.get_mut(slot).expect("it waits");
-                    local.statement.as_mut().expect("it waits").waits = Some(wait);
-                    local.parked.clear();
-                    local.parked.extend_from_slice(before);
-                    return Ran::Waits;
-                }
+                Ok(Progress::Waits(wait)) => return Ran::Waits { wait, operations: before },
                 Err((open, error)) => return Ran::Failed { operation: index, open, error },
             }
         }
@@ -545,13 +553,13 @@ impl Worker {
         if !local.is_independent() {
             self.local_ids.remove(&local.id);
         }
-        if let Some(Wait::Lock(lock)) = local.statement.as_ref().and_then(|statement| statement.waits) {
+        if let Some(Wait::Lock(lock)) = local.statement.as_ref().and_then(Statement::wait) {
             self.locks.cancel(lock, slot, &mut self.woken);
         }
         for lock in local.locks.drain(..) {
             self.locks.release(lock, slot, &mut self.woken);
         }
-        for buffer in [&mut local.images, &mut local.parked, &mut local.result] {
+        for buffer in [&mut local.images, &mut local.result] {
             spare(buffer);
         }
         self.locals.recycle(local);
@@ -652,7 +660,7 @@ impl Worker {
         let local = self.locals.get_mut(slot).expect("its statement failed");
         let statement = local.statement.take().expect("it failed");
         let (id, origin) = (local.id, local.origin);
-        if let Some(Wait::Lock(lock)) = statement.waits {
+        if let Some(Wait::Lock(lock)) = statement.wait() {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
         }
@@ -703,7 +711,7 @@ impl Worker {
             write.statement >= undo.statement && local.partitions.iter().any(is)
         };
         assert!(!local.writes.iter().any(prepared), "{undo:?} after Prepare: {local:?}");
-        if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.waits) {
+        if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.wait()) {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
         }
@@ -733,8 +741,10 @@ impl Worker {
             let local = self.locals.get(slot).filter(|local| local.id == transaction);
             let statement = local.and_then(|local| local.statement.as_ref());
             // It may have gone on meanwhile, and wait for something else since.
-            let statement = statement.filter(|statement| statement.deadline == deadline);
-            if let Some(wait) = statement.and_then(|statement| statement.waits) {
+            let waiting = statement.and_then(|statement| statement.waits.as_ref());
+            if let Some(wait) =
+                waiting.filter(|waiting| waiting.deadline == deadline).map(|waiting| waiting.wait)
+            {
                 if deadline > self.now {
                     return;
                 }
@@ -823,3 +833,5 @@ pub(super) fn parse_results(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, Malform
     }
     Ok(results)
 }
+
+const _: () = assert!(size_of::<Local>() <= 256, "what is under way is kept in few cache lines");

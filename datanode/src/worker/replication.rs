@@ -14,6 +14,7 @@ use twofold_storage::{arena::touch_lines, store::Place};
 ///
 /// Many are under way at once, so what each step looks at is kept in a few cache lines: this and one buffer.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct WriteSet {
     pub header: WriteSetHeader,
     /// Where the row of the first image is.
