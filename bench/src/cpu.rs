@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,19 @@ impl Processes {
         let servers = self.servers.iter().map(|process| Stat::of(process.pid).map(|stat| stat.cpu));
         let own = Stat::of(std::process::id()).map_or(Duration::ZERO, |stat| stat.cpu);
         Sample { at: Instant::now(), own, servers: servers.collect() }
+    }
+
+    /// Waits until the servers have nothing to do, so that a measurement is not about what was before it: until they have
+    /// used less than a tenth of a core, 10 s at most.
+    pub fn rest(&self) {
+        for _ in 0..50 {
+            let before = self.sample();
+            thread::sleep(Duration::from_millis(200));
+            let used = self.between(&before, &self.sample()).servers.values().sum::<f64>();
+            if used < 0.1 * self.servers.len() as f64 {
+                return;
+            }
+        }
     }
 
     /// What was used between two samples, per second. Servers that ended meanwhile are left out.

@@ -318,6 +318,8 @@ impl Bench<'_> {
             let columns = usize::from(self.arguments.row_size) / COLUMN_BYTES;
             let version = native::create_anew(first, rows::table(name, columns))?;
             catalog = first.catalog(version)?;
+            // The rows of the former table are freed bit by bit.
+            self.processes.rest();
         }
         for thread in &self.threads[1..] {
             thread.catalog(catalog.version)?;
