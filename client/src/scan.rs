@@ -1,12 +1,13 @@
-//! Scans: partition after partition, some at a time, no faster than they are read.
+//! Scans: partition after partition, some at a time, or range after range of an ordered index; no faster than they are read.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration, vec};
 
-use twofold_apinode::request::{Answer, Failure, Request, Results};
+use twofold_apinode::request::{Answer, Failure, RangeStep, Request, Results};
 use twofold_proto::{
     error::{self, ErrorCode},
     filter::{FILTER_DEPTH_MAX, FilterBuilder},
-    ids::PartitionId,
+    ids::{IndexId, PartitionId},
+    index::EntryRange,
     operation::{BodyRef, Projection, ResultRef},
     schema::Schema,
     wire::Reader,
@@ -24,7 +25,20 @@ use crate::{
 /// Partitions that are asked for rows at a time.
 const AHEAD: usize = 8;
 
-/// The steps of a scan: each is some rows of one partition, in no order.
+/// What a scan by index goes through.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ranges {
+    /// The index.
+    pub index: IndexId,
+    /// Ranges of it, none of which overlap, in its order.
+    pub ranges: Vec<EntryRange>,
+    /// The last row of the last range comes first.
+    pub descending: bool,
+    /// Only rows of this partition.
+    pub partition: Option<PartitionId>,
+}
+
+/// The steps of a scan: each is some rows of one partition, in no order, or the next ones of an index.
 #[derive(Debug)]
 pub struct Steps {
     handle: Handle,
@@ -37,6 +51,8 @@ pub struct Steps {
     deadline: Option<Duration>,
     partitions: Range<u16>,
     ahead: VecDeque<(PartitionId, Pending)>,
+    /// Of a scan by index: what is left.
+    ranges: Option<Ranges>,
 }
 
 /// Rows that a scan has found.
@@ -74,7 +90,14 @@ impl Steps {
             deadline: None,
             partitions: 0..handle.tables().newest().partitions,
             ahead: VecDeque::new(),
+            ranges: None,
         }
+    }
+
+    /// The same of the rows in ranges of an index, in its order.
+    #[must_use]
+    pub fn by_index(self, ranges: Ranges) -> Steps {
+        Steps { ranges: Some(ranges), ..self }
     }
 
     /// The next step, which may have no rows; `None`: there are no more. Where this is dropped while it waits, rows are
@@ -85,6 +108,9 @@ impl Steps {
     pub async fn next(&mut self) -> Result<Option<Step>, Failure> {
         if self.left == 0 {
             return Ok(None);
+        }
+        if let Some(ranges) = self.ranges.take() {
+            return self.next_of(ranges).await;
         }
         while self.ahead.len() < AHEAD
             && let Some(partition) = self.partitions.next().map(PartitionId)
@@ -112,12 +138,55 @@ impl Steps {
         }
     }
 
-    async fn ask(&self, partition: PartitionId, cursor: u64) -> Pending {
-        let rows = match u32::try_from(self.left) {
+    /// The next step of a scan by index.
+    async fn next_of(&mut self, mut ranges: Ranges) -> Result<Option<Step>, Failure> {
+        let next = if ranges.descending { ranges.ranges.last_mut() } else { ranges.ranges.first_mut() };
+        let Some(range) = next else {
+            self.ranges = Some(ranges);
+            return Ok(None);
+        };
+        let step = RangeStep {
+            table: self.schema.id,
+            schema_version: self.schema.version,
+            index: ranges.index,
+            partition: ranges.partition,
+            range: range.clone(),
+            descending: ranges.descending,
+            rows: self.rows(),
+            program: self.program.clone(),
+            deadline: self.deadline,
+        };
+        let (answer, held) = self.handle.begin(Request::RangeStep(step)).await.delivery().await;
+        let (rest, rows) = match answer {
+            Answer::Range { rest, rows } => (rest, rows),
+            Answer::Failed(failure) => return Err(failure),
+            other => {
+                let text = format!("a scan by index was answered with {other:?}");
+                return Err(error::Error::new(ErrorCode::Internal, text).into());
+            }
+        };
+        match rest {
+            Some(rest) => *range = rest,
+            None if ranges.descending => drop(ranges.ranges.pop()),
+            None => drop(ranges.ranges.remove(0)),
+        }
+        self.ranges = Some(ranges);
+        let count = self.left.min(rows.len() as u64);
+        self.left -= count;
+        Ok(Some(Step { rows, count: count as usize, held }))
+    }
+
+    /// How many rows to ask for.
+    fn rows(&self) -> u32 {
+        match u32::try_from(self.left) {
             Ok(left) if self.batch == 0 => left,
             Ok(left) => left.min(self.batch),
             Err(_) => self.batch,
-        };
+        }
+    }
+
+    async fn ask(&self, partition: PartitionId, cursor: u64) -> Pending {
+        let rows = self.rows();
         let step = Request::ScanStep {
             table: self.schema.id,
             schema_version: self.schema.version,

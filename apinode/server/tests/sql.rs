@@ -49,6 +49,43 @@ fn affected(client: &mut Client, text: &str) -> u64 {
 }
 
 #[test]
+fn indexes_are_declared_told_and_used() {
+    let (mut client, _) = client();
+    client.done("CREATE TABLE u (id INT PRIMARY KEY, a INT, s VARCHAR(10) NOT NULL, KEY sa (s, a), INDEX (a), KEY (a))");
+    let created = rows(&mut client, "SHOW CREATE TABLE u");
+    for key in ["KEY `sa` (`s`,`a`)", "KEY `a` (`a`)", "KEY `a_2` (`a`)"] {
+        assert!(created.contains(key), "{created}");
+    }
+    assert_eq!(
+        rows(&mut client, "SHOW INDEX FROM u"),
+        "u,0,PRIMARY,1,id,BTREE u,1,sa,1,s,BTREE u,1,sa,2,a,BTREE u,1,a,1,a,BTREE u,1,a_2,1,a,BTREE"
+    );
+    let values: Vec<String> = (0..40).map(|id| format!("({id}, {}, 's{}')", id % 7, id % 3)).collect();
+    client.done(&format!("INSERT INTO u VALUES {}, (40, NULL, 's1')", values.join(", ")));
+    assert_eq!(rows(&mut client, "SELECT id FROM u WHERE a = 3 ORDER BY id DESC LIMIT 2"), "38 31");
+    assert_eq!(rows(&mut client, "SELECT id FROM u WHERE s = 's1' ORDER BY a LIMIT 3"), "40 7 28");
+    assert_eq!(rows(&mut client, "SELECT id FROM u WHERE id BETWEEN 5 AND 7"), "5 6 7");
+    assert_eq!(rows(&mut client, "SELECT MIN(a), COUNT(*) FROM u"), "0,41");
+    assert_eq!(rows(&mut client, "SELECT MIN(a) FROM u"), "0", "NULL does not count");
+    assert_eq!(rows(&mut client, "SELECT MAX(id) FROM u WHERE a = 6"), "34");
+    assert_eq!(affected(&mut client, "UPDATE u SET a = 100 WHERE a >= 5 AND a < 6"), 5);
+    assert_eq!(affected(&mut client, "DELETE FROM u WHERE a = 100"), 5);
+    assert_eq!(rows(&mut client, "SELECT COUNT(*) FROM u WHERE a > 4"), "5");
+    // What a transaction has written itself is among them.
+    client.done("BEGIN");
+    client.done("UPDATE u SET a = -1 WHERE id = 20");
+    client.done("INSERT INTO u VALUES (50, -2, 's2')");
+    assert_eq!(rows(&mut client, "SELECT id FROM u ORDER BY a DESC, id LIMIT 1"), "6");
+    assert_eq!(rows(&mut client, "SELECT MIN(a) FROM u"), "-2");
+    client.done("ROLLBACK");
+    let explained = |client: &mut Client, text: &str| rows(client, &format!("EXPLAIN {text}"));
+    assert_eq!(
+        explained(&mut client, "SELECT id FROM u WHERE s IN ('s1', 's2') ORDER BY s"),
+        "SELECT,d.u,2 ranges of index sa at every worker, in order,at the data nodes,2"
+    );
+}
+
+#[test]
 fn rows_are_written_and_read() {
     let (mut client, _) = client();
     assert_eq!(affected(&mut client, "INSERT INTO t VALUES (1, 'a', 10), (2, 'b', NULL), (3, 'c', 30)"), 3);

@@ -117,7 +117,8 @@ fn comparable(heard: &Heard, ordered: bool) -> String {
 }
 
 const TABLE: &str = "CREATE TABLE t (id INT PRIMARY KEY, i INT, u BIGINT UNSIGNED, d DECIMAL(10,2), f DOUBLE, s VARCHAR(10), \
-                     b VARBINARY(10), day DATE, at DATETIME(3))";
+                     b VARBINARY(10), day DATE, at DATETIME(3), KEY (i), KEY ud (u, d), INDEX (d), KEY (s, i), KEY (f), \
+                     KEY (b), KEY (day), KEY (at, id))";
 const ROWS: &str = "INSERT INTO t VALUES (1, 1, 1, 1.5, 0.5, 'a', 'a', '2024-02-29', '2024-02-29 12:00:00.5'), \
                     (2, -5, 18446744073709551615, -2.25, 1e20, 'B', X'00FF', '1970-01-01', '1970-01-01 00:00:00'), \
                     (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL), \
@@ -185,7 +186,7 @@ fn statements_made_up_agree() {
             ),
             _ => expression(&mut random, 2),
         };
-        match round % 10 {
+        match round % 14 {
             0 => {
                 let (id, i) = (random.below(12), random.below(200) as i64 - 100);
                 both.say(&format!("REPLACE INTO t (id, i, d, s) VALUES ({id}, {i}, {i}.5, '{i}')"));
@@ -193,6 +194,29 @@ fn statements_made_up_agree() {
             1 => both.say(&format!("UPDATE t SET i = i + 1 WHERE id = {}", random.below(8))),
             2 => both.say(&format!("DELETE FROM t WHERE id = {}", 6 + random.below(6))),
             3 => both.say(&format!("SELECT COUNT(*), SUM(i), MIN(d), MAX(u), AVG(i) FROM t WHERE {filter}")),
+            10 => both.say(&format!(
+                "SELECT id, i FROM t WHERE {filter} ORDER BY {} LIMIT {}",
+                random.pick(&[
+                    "i, id",
+                    "i DESC, id DESC",
+                    "s, i, id",
+                    "at DESC, id DESC",
+                    "u, d, id",
+                    "f, id DESC"
+                ]),
+                random.below(6)
+            )),
+            11 => both.say(&format!(
+                "SELECT {}({}) FROM t WHERE {filter}",
+                random.pick(&["MIN", "MAX"]),
+                random.pick(&["i", "u", "d", "s", "at", "id"])
+            )),
+            12 => both.say(&format!(
+                "UPDATE t SET d = d + 1 WHERE i {} {}",
+                random.pick(&["=", "<", ">=", "IN (1, 5) OR i ="]),
+                random.below(8)
+            )),
+            13 => both.say(&format!("DELETE FROM t WHERE id > 5 AND i BETWEEN {} AND 3", random.below(3))),
             _ => both.say(&format!(
                 "SELECT id, {} AS x FROM t WHERE {filter} ORDER BY id",
                 expression(&mut random, 2)

@@ -56,10 +56,14 @@ codes! {
     NAME_TOO_LONG = 1059, "42000";
     /// Two columns of one name.
     DUPLICATE_COLUMN = 1060, "42S21";
+    /// Two indexes of one name.
+    DUPLICATE_KEY_NAME = 1061, "42000";
     /// The key is there already.
     DUPLICATE_KEY = 1062, "23000";
     /// Text that is no statement.
     SYNTAX = 1064, "42000";
+    /// A name that an index cannot have.
+    WRONG_KEY_NAME = 1280, "42000";
     /// Nothing was asked.
     EMPTY_QUERY = 1065, "42000";
     /// A default that the column cannot have.

@@ -11,6 +11,7 @@ use super::{
     decimal::{self, Decimal},
     error::{SqlError, codes},
     expression::{Context, Expr, compare::to_float},
+    plan::Wish,
     types::SqlType,
     value::Datum,
 };
@@ -53,6 +54,10 @@ pub struct Gather<'s> {
     kept: usize,
     skip: u64,
     left: u64,
+    /// Rows come in the order of the result.
+    ordered: bool,
+    /// The one aggregate is that of the first row that counts, which has come or not.
+    first: Option<bool>,
 }
 
 impl<'s> Gather<'s> {
@@ -72,6 +77,8 @@ impl<'s> Gather<'s> {
             kept: 0,
             skip,
             left,
+            ordered: select.order.is_empty(),
+            first: None,
         };
         if let Some(group) = select.group.as_ref().filter(|group| group.keys.is_empty()) {
             // There is a group even of no rows.
@@ -80,14 +87,26 @@ impl<'s> Gather<'s> {
         Ok(gather)
     }
 
+    /// Rows will come in the order that [`Wish::of`] wishes for this SELECT.
+    pub fn in_order(&mut self, wish: &Wish) {
+        if wish.first {
+            self.first = Some(false);
+        } else {
+            self.ordered = true;
+        }
+    }
+
     /// Whether no more rows are needed.
     pub fn is_full(&self) -> bool {
-        self.left == 0
+        self.left == 0 || self.first == Some(true)
     }
 
     /// How many rows of the table are enough, if it is known.
     pub fn enough(&self) -> Option<u64> {
-        let plain = self.select.group.is_none() && self.select.order.is_empty() && !self.select.distinct;
+        if self.first.is_some() {
+            return Some(1);
+        }
+        let plain = self.select.group.is_none() && self.ordered && !self.select.distinct;
         plain.then(|| self.left.saturating_add(self.skip)).filter(|&enough| enough < u64::MAX)
     }
 
@@ -120,7 +139,7 @@ impl<'s> Gather<'s> {
             }
             self.keep(bytes)?;
         }
-        if self.select.order.is_empty() {
+        if self.ordered {
             return Ok(self.count().then_some(output));
         }
         let keys = self.select.order.iter().map(|order| evaluate(&order.expr));
@@ -183,6 +202,10 @@ impl<'s> Gather<'s> {
             for (aggregate, accumulator) in group.aggregates.iter().zip(accumulators) {
                 more += accumulator.add(aggregate, row, self.context)?;
             }
+        }
+        // NULL does not count.
+        if let Some(first) = &mut self.first {
+            *first |= more > 0;
         }
         self.keep(more)
     }

@@ -8,6 +8,7 @@ use twofold_apinode::{
         bind::{BoundTable, Define, TableName},
         error::{SqlError, codes},
         expression::{Context, Level},
+        plan::Access,
     },
 };
 use twofold_client::handle::Handle;
@@ -239,7 +240,7 @@ impl Runner {
             return Err(SqlError::new(codes::NO_SUCH_TABLE, format!("Table '{name}' doesn't exist")).into());
         };
         let table = BoundTable::new(name.clone(), None, schema.clone());
-        let mut scan = self.scan(&table, None, &[], None, context)?;
+        let mut scan = self.scan(&table, None, &Access::Scan, &[], None, context)?;
         while let Some(keys) = self.next_keys(&mut scan, &table).await? {
             let delete =
                 |key: Vec<u8>| Operation::new(OperationKind::Delete, &table.schema, key).map_err(Error::from);

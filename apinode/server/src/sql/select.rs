@@ -9,12 +9,12 @@ use twofold_apinode::{
         error::SqlError,
         expression::{Context, Expr},
         gather::Gather,
-        plan::{Access, Pushed, access, push, rows},
+        plan::{Access, Pushed, Wish, access, push, rows},
         value::Datum,
         wire::result::ResultColumn,
     },
 };
-use twofold_client::scan::{Step, Steps};
+use twofold_client::scan::{self, Step, Steps};
 use twofold_proto::{
     error::Error,
     filter::FilterBuilder,
@@ -105,7 +105,8 @@ impl Runner {
             return Ok(());
         }
         let needed = rows::needed_by(select);
-        match access(table, select.filter.as_ref(), context)? {
+        let access = access(table, select.filter.as_ref(), &Wish::of(select), context)?;
+        match &access {
             Access::Keys(keys) => {
                 for keys in keys.chunks(KEYS_AT_ONCE) {
                     for (_, row) in self.read(table, keys, &needed, select.lock).await? {
@@ -117,8 +118,8 @@ impl Runner {
                 }
                 Ok(())
             }
-            Access::Scan if select.lock != LockMode::None && self.open.is_some() => {
-                let mut scan = self.scan(table, select.filter.as_ref(), &[], None, context)?;
+            _ if select.lock != LockMode::None && self.open.is_some() => {
+                let mut scan = self.scan(table, select.filter.as_ref(), &access, &[], None, context)?;
                 while let Some(found) = self.next_keys(&mut scan, table).await? {
                     for keys in found.chunks(KEYS_AT_ONCE) {
                         for (_, row) in self.read(table, keys, &needed, select.lock).await? {
@@ -131,7 +132,7 @@ impl Runner {
                 }
                 Ok(())
             }
-            Access::Scan => self.scan_into(table, select, &needed, context, sink).await,
+            _ => self.scan_into(table, select, &access, &needed, context, sink).await,
         }
     }
 
@@ -174,6 +175,7 @@ impl Runner {
         &mut self,
         table: &BoundTable,
         filter: Option<&Expr>,
+        access: &Access,
         columns: &[u16],
         enough: Option<u64>,
         context: &Context<'_>,
@@ -195,7 +197,16 @@ impl Runner {
         all.dedup();
         let enough = enough.filter(|_| pushed == Pushed::All && written.is_empty());
         let limit = enough.map_or(0, |enough| enough.max(1));
-        let steps = Steps::new(self.handle(), &table.schema, &all, &conditions, limit, 0);
+        let mut steps = Steps::new(self.handle(), &table.schema, &all, &conditions, limit, 0);
+        if let Access::Ranges(ranges) = access {
+            let partitions = self.handle().tables().newest().partitions;
+            steps = steps.by_index(scan::Ranges {
+                index: table.schema.indexes[ranges.index].id,
+                ranges: ranges.ranges.clone(),
+                descending: ranges.descending,
+                partition: ranges.hash.map(|hash| hash.partition(partitions)),
+            });
+        }
         Ok(Scan { steps, columns: all, written, own_done: false })
     }
 
@@ -203,12 +214,21 @@ impl Runner {
         &mut self,
         table: &BoundTable,
         select: &Select,
+        access: &Access,
         needed: &[u16],
         context: &Context<'_>,
         sink: &mut Sink<'_, '_, '_>,
     ) -> Result<(), Stop> {
+        let written = match &self.open {
+            Some(open) => !open.written(table.schema.id)?.is_empty(),
+            None => false,
+        };
+        // What the transaction itself has written comes last, in no order.
+        if matches!(access, Access::Ranges(ranges) if ranges.ordered) && !written {
+            sink.gather.in_order(&Wish::of(select));
+        }
         let enough = sink.gather.enough();
-        let mut scan = self.scan(table, select.filter.as_ref(), needed, enough, context)?;
+        let mut scan = self.scan(table, select.filter.as_ref(), access, needed, enough, context)?;
         while let Some(Step { rows: results, count, held: _held }) =
             scan.steps.next().await.map_err(|failure| failure.error)?
         {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use twofold_apinode::sql::{
-    bind::{Show, Statement, TableName, describe, show_create},
+    bind::{BoundTable, PRIMARY, Show, Statement, TableName, describe, show_create},
     error::{SqlError, codes},
     expression::{Context, evaluate::like},
-    plan::{Access, Pushed, access, interpreted, push},
+    plan::{Access, Pushed, Ranges, Wish, access, interpreted, push},
     types::SqlType,
     value::Datum,
     wire::result::ResultColumn,
@@ -22,6 +22,27 @@ fn text_columns<const N: usize>(names: [&str; N]) -> Vec<ResultColumn> {
 fn is_like(name: &str, pattern: &Option<String>) -> bool {
     let pattern = pattern.as_ref().map(|pattern| pattern.to_lowercase());
     pattern.is_none_or(|pattern| like(&name.to_lowercase(), &pattern, Some('\\')))
+}
+
+/// What SHOW INDEX tells: a row for each column of each key.
+fn index_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
+    let ordered = schema.indexes.iter().any(|index| index.columns.is_empty());
+    let primary = (0, PRIMARY, &schema.primary_key, if ordered { "BTREE" } else { "HASH" });
+    let others = schema.indexes.iter().filter(|index| !index.columns.is_empty());
+    let others = others.map(|index| (1, index.name.as_str(), &index.columns, "BTREE"));
+    let rows = std::iter::once(primary).chain(others).flat_map(|(many, key, columns, kind)| {
+        columns.iter().enumerate().map(move |(place, &column)| {
+            vec![
+                name.table.as_str().into(),
+                Datum::Int(many),
+                key.into(),
+                Datum::Int(place as i64 + 1),
+                schema.columns[usize::from(column)].name.as_str().into(),
+                kind.into(),
+            ]
+        })
+    });
+    rows.collect()
 }
 
 impl Runner {
@@ -87,18 +108,7 @@ impl Runner {
                 columns.extend(text_columns(["Key_name"]));
                 columns.push(ResultColumn::computed("Seq_in_index", SqlType::BIGINT));
                 columns.extend(text_columns(["Column_name", "Index_type"]));
-                let key = schema.primary_key.iter().enumerate().map(|(place, &index)| {
-                    let column = schema.columns[usize::from(index)].name.as_str();
-                    vec![
-                        name.table.as_str().into(),
-                        Datum::Int(0),
-                        "PRIMARY".into(),
-                        Datum::Int(place as i64 + 1),
-                        column.into(),
-                        "HASH".into(),
-                    ]
-                });
-                output.rows(&columns, key.collect::<Vec<_>>()).await
+                output.rows(&columns, index_rows(name, &schema)).await
             }
             Show::Variables(pattern) => {
                 let flag = |name: &str, datum: Datum| match name {
@@ -164,6 +174,24 @@ impl Runner {
         }
     }
 
+    /// How ranges of an index are told of, and the least requests that they take: each is one to every worker, if it is not of one
+    /// partition.
+    fn by_ranges(table: &BoundTable, ranges: &Ranges) -> (String, usize) {
+        let name = &table.schema.indexes[ranges.index].name;
+        let order = match (ranges.ordered, ranges.descending) {
+            (false, _) => "",
+            (true, false) => ", in order",
+            (true, true) => ", in order from the end",
+        };
+        let of = match ranges.hash {
+            Some(_) => "in one partition",
+            None => "at every worker",
+        };
+        let count = ranges.ranges.len();
+        let word = if count == 1 { "range" } else { "ranges" };
+        (format!("{count} {word} of index {name} {of}{order}"), count)
+    }
+
     /// Sends how a statement would be carried out, but for its end.
     pub(super) async fn explain(
         &mut self,
@@ -195,10 +223,15 @@ impl Runner {
             let found = if kind == "INSERT" {
                 Access::Keys(vec![Vec::new()])
             } else {
-                access(table, filter, context)?
+                let wish = match statement {
+                    Statement::Select(select) => Wish::of(select),
+                    _ => Wish::default(),
+                };
+                access(table, filter, &wish, context)?
             };
             (way, messages) = match found {
                 Access::Keys(keys) => (format!("{} by primary key", keys.len()), keys.len()),
+                Access::Ranges(ranges) => Runner::by_ranges(table, &ranges),
                 Access::Scan => {
                     ("scan of all partitions".into(), self.handle().tables().newest().partitions.into())
                 }

@@ -9,7 +9,7 @@ use twofold_apinode::{
         error::{SqlError, codes},
         expression::{Context, Expr, Level, store::store},
         gather,
-        plan::{Access, Pushed, access, interpreted, push, rows},
+        plan::{Access, Pushed, Wish, access, interpreted, push, rows},
         temporal,
         value::Datum,
         wire::result::Done,
@@ -360,14 +360,14 @@ impl Runner {
         let mut sorted: Vec<Found> = Vec::new();
         let mut kept = 0;
         let columns: Vec<u16> = (0..which.table.columns.len() as u16).collect();
-        let found = access(which.table, which.filter, context)?;
+        let found = access(which.table, which.filter, &Wish::default(), context)?;
         let mut scan = match &found {
             Access::Keys(_) => None,
-            Access::Scan => Some(self.scan(which.table, which.filter, &[], None, context)?),
+            _ => Some(self.scan(which.table, which.filter, &found, &[], None, context)?),
         };
         let mut keys = match found {
             Access::Keys(keys) => Some(keys),
-            Access::Scan => None,
+            _ => None,
         };
         loop {
             let more = match &mut scan {
@@ -473,7 +473,7 @@ fn single(
     if !order.is_empty() || limit.is_some() {
         return Ok(None);
     }
-    let Access::Keys(keys) = access(table, filter, context)? else { return Ok(None) };
+    let Access::Keys(keys) = access(table, filter, &Wish::default(), context)? else { return Ok(None) };
     let [key] = &keys[..] else { return Ok(None) };
     let mut conditions = FilterBuilder::new();
     let pushed = push(table, filter, context, &mut conditions)?;

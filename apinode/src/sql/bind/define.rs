@@ -4,7 +4,7 @@ use sqlparser::ast::{self, ColumnOption, DataType, ExactNumberInfo};
 use twofold_proto::{
     ids::TableId,
     limits::KEY_BYTES_MAX,
-    schema::{Column, ColumnType, Table},
+    schema::{Column, ColumnType, Index, Table},
     value::Value,
 };
 
@@ -53,6 +53,8 @@ pub enum Define {
     Truncate(TableName),
 }
 
+/// The name of the primary key's index.
+pub const PRIMARY: &str = "PRIMARY";
 /// Databases that are not to be changed.
 const SYSTEM_DATABASES: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
 
@@ -138,7 +140,19 @@ impl Binder<'_> {
             match constraint {
                 ast::TableConstraint::PrimaryKey(key) => columns.add_key(&key.columns)?,
                 ast::TableConstraint::Unique(_) => return Err(SqlError::not_supported("UNIQUE")),
-                ast::TableConstraint::Index(_) => return Err(SqlError::not_supported("INDEX")),
+                ast::TableConstraint::Index(index) => {
+                    let plain =
+                        ast::IndexConstraint { index_options: vec![], index_type: None, ..index.clone() };
+                    let tree = index.index_type.as_ref().is_none_or(|kind| *kind == ast::IndexType::BTree);
+                    refuse([
+                        (!tree, "indexes that are no BTREE"),
+                        (plain.index_options != index.index_options, "options of an index"),
+                    ])?;
+                    columns.indexes.push((
+                        index.name.as_ref().map(|name| name.value.clone()),
+                        names_of(&index.columns)?,
+                    ));
+                }
                 ast::TableConstraint::ForeignKey(_) => return Err(SqlError::not_supported("FOREIGN KEY")),
                 ast::TableConstraint::Check(_) => return Err(SqlError::not_supported("CHECK")),
                 other => return Err(SqlError::not_supported(other)),
@@ -148,6 +162,7 @@ impl Binder<'_> {
             return Err(SqlError::new(codes::NO_COLUMNS, "A table must have at least 1 column"));
         }
         let primary_key = columns.primary_key()?;
+        let indexes = columns.indexes()?;
         let table = Table {
             id: TableId(0),
             name: name.catalog(),
@@ -155,7 +170,7 @@ impl Binder<'_> {
             columns: columns.list,
             distribution_key: primary_key.clone(),
             primary_key,
-            indexes: Vec::new(),
+            indexes,
         };
         table.check().map_err(|invalid| SqlError::new(codes::UNKNOWN_ERROR, invalid.0))?;
         Ok(Define::CreateTable { table, if_not_exists: create.if_not_exists })
@@ -274,6 +289,8 @@ struct Columns {
     list: Vec<Column>,
     key: Option<Vec<String>>,
     counts: bool,
+    /// Names, if they have one, and columns.
+    indexes: Vec<(Option<String>, Vec<String>)>,
 }
 
 impl Columns {
@@ -289,29 +306,18 @@ impl Columns {
     }
 
     fn add_key(&mut self, columns: &[ast::IndexColumn]) -> Result<(), SqlError> {
-        let mut names = Vec::new();
-        for column in columns {
-            let ast::Expr::Identifier(ident) = &column.column.expr else {
-                return Err(SqlError::not_supported("such a PRIMARY KEY"));
-            };
-            refuse([(column.column.options.sort == Some(ast::OrderBySort::Desc), "descending keys")])?;
-            names.push(ident.value.clone());
-        }
-        match self.key.replace(names) {
+        match self.key.replace(names_of(columns)?) {
             None => Ok(()),
             Some(_) => Err(SqlError::new(codes::TWO_PRIMARY_KEYS, "Multiple primary key defined")),
         }
     }
 
-    /// The indexes of the key's columns, which are made NOT NULL.
-    fn primary_key(&mut self) -> Result<Vec<u16>, SqlError> {
-        let Some(names) = self.key.take() else {
-            return Err(SqlError::not_supported("tables without a primary key"));
-        };
+    /// The indexes of a key's columns.
+    fn key_of(&self, names: &[String]) -> Result<Vec<u16>, SqlError> {
         let mut key: Vec<u16> = Vec::new();
         let mut bytes = 0;
         for name in names {
-            let Some(index) = self.find(&name) else {
+            let Some(index) = self.find(name) else {
                 return Err(SqlError::new(
                     codes::NO_KEY_COLUMN,
                     format!("Key column '{name}' doesn't exist in table"),
@@ -323,16 +329,11 @@ impl Columns {
                     format!("Duplicate column name '{name}'"),
                 ));
             }
-            let column = &mut self.list[index];
-            column.nullable = false;
-            let sql_type = SqlType::of_column(column);
-            if sql_type.is_long() {
+            let column = &self.list[index];
+            if SqlType::of_column(column).is_long() {
                 let text =
                     format!("BLOB/TEXT column '{name}' used in key specification without a key length");
                 return Err(SqlError::new(codes::BLOB_KEY, text));
-            }
-            if matches!(sql_type, SqlType::Float | SqlType::Double) {
-                return Err(SqlError::not_supported(format_args!("{sql_type} in a primary key")));
             }
             bytes += match column.column_type {
                 ColumnType::Text { max_chars: most } | ColumnType::Binary { max_bytes: most } => {
@@ -346,12 +347,72 @@ impl Columns {
             let text = format!("Specified key was too long; max key length is {KEY_BYTES_MAX} bytes");
             return Err(SqlError::new(codes::KEY_TOO_LONG, text));
         }
+        Ok(key)
+    }
+
+    /// The ordered indexes: that of the primary key, and those that were declared. One without a name has that of its first
+    /// column, and a number if that is taken.
+    fn indexes(&self) -> Result<Vec<Index>, SqlError> {
+        let mut indexes = vec![Index::new(PRIMARY, Vec::new())];
+        for (name, columns) in &self.indexes {
+            let key = self.key_of(columns)?;
+            let taken = |name: &str| indexes.iter().any(|index| index.name.eq_ignore_ascii_case(name));
+            let name = match name {
+                Some(name) if name.eq_ignore_ascii_case(PRIMARY) => {
+                    let text = format!("Incorrect index name '{name}'");
+                    return Err(SqlError::new(codes::WRONG_KEY_NAME, text));
+                }
+                Some(name) if taken(name) => {
+                    return Err(SqlError::new(
+                        codes::DUPLICATE_KEY_NAME,
+                        format!("Duplicate key name '{name}'"),
+                    ));
+                }
+                Some(name) => name.clone(),
+                None => {
+                    let numbered = (2..).map(|number| format!("{}_{number}", columns[0]));
+                    let names = std::iter::once(columns[0].clone()).chain(numbered);
+                    { names }.find(|name| !taken(name)).expect("numbers do not end")
+                }
+            };
+            check_name(&name)?;
+            indexes.push(Index::new(name, key));
+        }
+        Ok(indexes)
+    }
+
+    /// The indexes of the key's columns, which are made NOT NULL.
+    fn primary_key(&mut self) -> Result<Vec<u16>, SqlError> {
+        let Some(names) = self.key.take() else {
+            return Err(SqlError::not_supported("tables without a primary key"));
+        };
+        let key = self.key_of(&names)?;
+        for &index in &key {
+            let column = &mut self.list[usize::from(index)];
+            column.nullable = false;
+            let sql_type = SqlType::of_column(column);
+            if matches!(sql_type, SqlType::Float | SqlType::Double) {
+                return Err(SqlError::not_supported(format_args!("{sql_type} in a primary key")));
+            }
+        }
         let counting = self.list.iter().position(|column| Declared::of_column(column).auto_increment);
         if counting.is_some_and(|index| key.first() != Some(&(index as u16))) {
             return Err(auto_increment_error());
         }
         Ok(key)
     }
+}
+
+/// The names of an index's columns.
+fn names_of(columns: &[ast::IndexColumn]) -> Result<Vec<String>, SqlError> {
+    let name = |column: &ast::IndexColumn| {
+        let ast::Expr::Identifier(ident) = &column.column.expr else {
+            return Err(SqlError::not_supported("a key that is not of whole columns"));
+        };
+        refuse([(column.column.options.sort == Some(ast::OrderBySort::Desc), "descending keys")])?;
+        Ok(ident.value.clone())
+    };
+    columns.iter().map(name).collect()
 }
 
 fn auto_increment_error() -> SqlError {
@@ -609,6 +670,10 @@ pub fn show_create(name: &str, table: &Table) -> String {
     }
     let key = table.primary_key.iter().map(|&index| quoted(&table.columns[usize::from(index)].name));
     lines.push(format!("  PRIMARY KEY ({})", key.collect::<Vec<_>>().join(",")));
+    for index in table.indexes.iter().filter(|index| !index.columns.is_empty()) {
+        let key = index.columns.iter().map(|&column| quoted(&table.columns[usize::from(column)].name));
+        lines.push(format!("  KEY {} ({})", quoted(&index.name), key.collect::<Vec<_>>().join(",")));
+    }
     let options = "ENGINE=twofold DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin";
     format!("CREATE TABLE {} (\n{}\n) {options}", quoted(name), lines.join(",\n"))
 }
@@ -634,7 +699,12 @@ pub fn describe(table: &Table) -> Vec<Vec<Datum>> {
             Declared { update_now: true, .. } => "on update CURRENT_TIMESTAMP",
             _ => "",
         };
-        let key = if table.primary_key.contains(&(index as u16)) { "PRI" } else { "" };
+        let begins = table.indexes.iter().any(|found| found.columns.first() == Some(&(index as u16)));
+        let key = match table.primary_key.contains(&(index as u16)) {
+            true => "PRI",
+            false if begins => "MUL",
+            false => "",
+        };
         vec![
             column.name.as_str().into(),
             Datum::Text(declared.sql_type.to_string()),

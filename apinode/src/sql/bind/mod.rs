@@ -18,7 +18,7 @@ use twofold_proto::schema::Schema;
 pub use self::{
     aggregate::{Aggregate, AggregateKind},
     command::{Setting, Show, Transaction},
-    define::{Define, describe, show_create},
+    define::{Define, PRIMARY, describe, show_create},
     select::{Group, Lock, Order, Output, Select},
     write::{Conflict, Delete, Insert, Source, Update},
 };

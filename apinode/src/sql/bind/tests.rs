@@ -3,8 +3,20 @@ use crate::sql::parse::{parse, text};
 
 /// A table `t` of the database `d`.
 pub(crate) fn table() -> Arc<Schema> {
-    let text = "CREATE TABLE d.t (a INT, b VARCHAR(10), c BIGINT NOT NULL DEFAULT 7, p DECIMAL(8,2), f DOUBLE, \
-                at DATETIME(3), n MEDIUMINT UNSIGNED, PRIMARY KEY (a, b))";
+    table_of(
+        "CREATE TABLE d.t (a INT, b VARCHAR(10), c BIGINT NOT NULL DEFAULT 7, p DECIMAL(8,2), f DOUBLE, \
+                at DATETIME(3), n MEDIUMINT UNSIGNED, PRIMARY KEY (a, b))",
+    )
+}
+
+/// A table `u` with indexes.
+fn indexed() -> Arc<Schema> {
+    table_of(
+        "CREATE TABLE d.u (id INT, a INT, b INT NOT NULL, f FLOAT, PRIMARY KEY (id), KEY ab (a, b), KEY (f))",
+    )
+}
+
+fn table_of(text: &str) -> Arc<Schema> {
     let Ok(Statement::Define(define)) = bind_in(text, &|_| None) else { panic!("{text}") };
     let Define::CreateTable { table, .. } = *define else { panic!("{text}") };
     let id = twofold_proto::ids::TableId(5);
@@ -21,8 +33,11 @@ fn bind_in(query: &str, tables: &dyn Fn(&str) -> Option<Arc<Schema>>) -> Result<
 
 /// Binds a statement, with the table.
 pub(crate) fn bind(query: &str) -> Result<Statement, SqlError> {
-    let schema = table();
-    bind_in(query, &|name| (name == "d.t").then(|| schema.clone()))
+    bind_in(query, &|name| match name {
+        "d.t" => Some(table()),
+        "d.u" => Some(indexed()),
+        _ => None,
+    })
 }
 
 fn number(query: &str) -> u16 {
@@ -65,7 +80,8 @@ fn what_is_not_supported_is_named() {
         ("DELETE t FROM t", "DELETE of several tables"),
         ("CREATE TABLE x (a INT)", "tables without a primary key"),
         ("CREATE TABLE x (a INT PRIMARY KEY, b INT UNIQUE)", "UNIQUE"),
-        ("CREATE TABLE x (a INT PRIMARY KEY, b INT, KEY (b))", "INDEX"),
+        ("CREATE TABLE x (a INT PRIMARY KEY, b INT, KEY (b) USING HASH)", "options of an index"),
+        ("CREATE TABLE x (a INT PRIMARY KEY, b TEXT, KEY (b(10)))", "a key that is not of whole columns"),
         ("CREATE TABLE x (a INT PRIMARY KEY, b INT REFERENCES t (a))", "FOREIGN KEY"),
         ("CREATE TABLE x (a INT PRIMARY KEY, b TIME)", "type TIME"),
         ("CREATE TABLE x (a INT PRIMARY KEY, b ENUM('a'))", "type ENUM('a')"),

@@ -2,6 +2,7 @@
 
 use twofold_proto::{key::encode_key, value::ValueRef};
 
+use super::range::{Ranges, Wish, ranges};
 use crate::sql::{
     bind::BoundTable,
     decimal::Decimal,
@@ -22,6 +23,8 @@ const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 pub enum Access {
     /// These are all that there can be, each once.
     Keys(Vec<Vec<u8>>),
+    /// They are in these ranges of an index.
+    Ranges(Ranges),
     /// Every row is looked at.
     Scan,
 }
@@ -37,19 +40,33 @@ pub enum Held {
     Several,
 }
 
-/// How to find the rows for which this may hold.
+/// How to find the rows for which this may hold, best in the order that is wished.
 ///
 /// # Errors
 /// Those of values that are computed.
-pub fn access(table: &BoundTable, filter: Option<&Expr>, context: &Context<'_>) -> Result<Access, SqlError> {
-    let Some(filter) = filter else { return Ok(Access::Scan) };
+pub fn access(
+    table: &BoundTable,
+    filter: Option<&Expr>,
+    wish: &Wish,
+    context: &Context<'_>,
+) -> Result<Access, SqlError> {
+    if let Some(filter) = filter
+        && let Some(keys) = keys(table, filter, context)?
+    {
+        return Ok(Access::Keys(keys));
+    }
+    Ok(ranges(table, filter, wish, context)?.map_or(Access::Scan, Access::Ranges))
+}
+
+/// The keys of all rows for which the condition may hold; `None` if they are not known.
+fn keys(table: &BoundTable, filter: &Expr, context: &Context<'_>) -> Result<Option<Vec<Vec<u8>>>, SqlError> {
     let mut keys: Vec<Vec<ValueRef<'static>>> = vec![Vec::new()];
     for &column in &table.schema.primary_key {
         let Some(values) = values_of(table, usize::from(column), filter, context)? else {
-            return Ok(Access::Scan);
+            return Ok(None);
         };
         if keys.len().saturating_mul(values.len()) > KEYS_MAX {
-            return Ok(Access::Scan);
+            return Ok(None);
         }
         let longer = |key: &Vec<ValueRef<'static>>| {
             values.iter().map(|value| key.iter().chain([value]).cloned().collect()).collect::<Vec<_>>()
@@ -66,11 +83,11 @@ pub fn access(table: &BoundTable, filter: Option<&Expr>, context: &Context<'_>) 
     }
     encoded.sort_unstable();
     encoded.dedup();
-    Ok(Access::Keys(encoded))
+    Ok(Some(encoded))
 }
 
-/// The values that a column of the key has to have; `None` if it may have any.
-fn values_of(
+/// The values that a column has to have; `None` if it may have any.
+pub(super) fn values_of(
     table: &BoundTable,
     column: usize,
     filter: &Expr,

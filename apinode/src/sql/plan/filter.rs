@@ -172,39 +172,46 @@ fn comparison(
     context: &Context<'_>,
     builder: &mut FilterBuilder,
 ) -> Result<Pushed, SqlError> {
-    let how = match operator {
+    let Some(how) = comparison_of(operator) else { return Ok(Pushed::Nothing) };
+    let datum = value.evaluate(&[], context)?;
+    if datum.is_null() {
+        return Ok(never(column, builder));
+    }
+    Ok(match compared(table, column, &datum) {
+        Held::Value(value) => {
+            builder.compare(column as u16, how, &value);
+            Pushed::All
+        }
+        Held::Nothing if how == Comparison::Equal => never(column, builder),
+        Held::Nothing | Held::Several => Pushed::Nothing,
+    })
+}
+
+/// How an operator compares; `None` if it does something else.
+pub(super) fn comparison_of(operator: Binary) -> Option<Comparison> {
+    Some(match operator {
         Binary::Equal => Comparison::Equal,
         Binary::NotEqual => Comparison::NotEqual,
         Binary::Less => Comparison::Less,
         Binary::LessOrEqual => Comparison::LessOrEqual,
         Binary::Greater => Comparison::Greater,
         Binary::GreaterOrEqual => Comparison::GreaterOrEqual,
-        _ => return Ok(Pushed::Nothing),
-    };
-    let datum = value.evaluate(&[], context)?;
-    if datum.is_null() {
-        return Ok(never(column, builder));
-    }
+        _ => return None,
+    })
+}
+
+/// The value with which a column's values compare as they do with this one.
+pub(super) fn compared(table: &BoundTable, column: usize, datum: &Datum) -> Held {
     let sql_type = table.sql_type(column);
-    let pushed = match (sql_type, &datum) {
+    match (sql_type, datum) {
         // Strings warn when they are compared with numbers, so that is done here.
         (_, Datum::Text(_) | Datum::Binary(_))
             if !sql_type.is_text() && !sql_type.is_binary() && !sql_type.is_temporal() =>
         {
-            None
+            Held::Several
         }
-        (SqlType::Float | SqlType::Double, _) => Some(ValueRef::Float(datum.to_f64())),
-        _ => match held(table, column, &datum) {
-            Held::Value(value) => Some(value),
-            Held::Nothing if how == Comparison::Equal => return Ok(never(column, builder)),
-            Held::Nothing | Held::Several => None,
-        },
-    };
-    Ok(match pushed {
-        Some(value) => {
-            builder.compare(column as u16, how, &value);
-            Pushed::All
-        }
-        None => Pushed::Nothing,
-    })
+        (_, Datum::Null) => Held::Nothing,
+        (SqlType::Float | SqlType::Double, _) => Held::Value(ValueRef::Float(datum.to_f64())),
+        _ => held(table, column, datum),
+    }
 }

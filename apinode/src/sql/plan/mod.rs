@@ -1,9 +1,10 @@
-//! Bound statement → operations of the cluster: which rows by key and which by scan, which conditions and changes the data nodes
+//! Bound statement → operations of the cluster: which rows by key, by index and by scan, which conditions and changes the data nodes
 //! carry out themselves, and which are left to the API node.
 
 pub mod access;
 pub mod change;
 pub mod filter;
+pub mod range;
 pub mod rows;
 
 #[cfg(test)]
@@ -12,3 +13,4 @@ mod tests;
 pub use access::{Access, access};
 pub use change::interpreted;
 pub use filter::{Pushed, push};
+pub use range::{Ranges, Wish};

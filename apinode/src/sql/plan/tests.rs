@@ -43,6 +43,21 @@ fn changes(table: &BoundTable, assignments: &[(usize, Option<Expr>)], context: &
     }
 }
 
+fn index_ranges(table: &BoundTable, found: &Ranges) -> String {
+    let ranges = found.ranges.iter().map(|range| {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        format!("{}..{}", hex(&range.from), range.to.as_deref().map(hex).unwrap_or_default())
+    });
+    let order = match (found.ordered, found.descending) {
+        (false, _) => "",
+        (true, false) => " ascending",
+        (true, true) => " descending",
+    };
+    let pruned = if found.hash.is_some() { " in one partition" } else { "" };
+    let name = &table.schema.indexes[found.index].name;
+    format!("{name}{order}{pruned} [{}]", ranges.collect::<Vec<_>>().join(" "))
+}
+
 /// How rows are found | which conditions go to the data nodes, and how much of all that is | the changes.
 fn plan(query: &str, parameters: &[Datum]) -> String {
     let context = Context::new(parameters);
@@ -55,8 +70,13 @@ fn plan(query: &str, parameters: &[Datum]) -> String {
         }
         other => panic!("{other:?}"),
     };
-    let found = match access(table, filter.as_ref(), &context).unwrap() {
+    let wish = match &bound {
+        Statement::Select(select) => Wish::of(select),
+        _ => Wish::default(),
+    };
+    let found = match access(table, filter.as_ref(), &wish, &context).unwrap() {
         Access::Scan => "scan".into(),
+        Access::Ranges(ranges) => index_ranges(table, &ranges),
         Access::Keys(keys) => {
             keys.iter().map(|key| key_text(&table.schema, key)).collect::<Vec<_>>().join(" ")
         }
@@ -75,7 +95,7 @@ fn golden_plans() {
             "SELECT * FROM t WHERE a IN (1, 2, 1) AND 'x' = b AND c > 5",
             "(1, \"x\") (2, \"x\") | any(#0 Equal 1, #0 Equal 2, #0 Equal 1), #1 Equal \"x\", #2 Greater 5 All | ",
         ),
-        ("SELECT * FROM t WHERE a = 1", "scan | #0 Equal 1 All | "),
+        ("SELECT * FROM t WHERE a = 1", "PRIMARY [80000001..80000002] | #0 Equal 1 All | "),
         ("SELECT * FROM t WHERE a = 1 OR b = 'x'", "scan | any(all(#0 Equal 1), all(#1 Equal \"x\")) All | "),
         ("SELECT * FROM t WHERE a = 1 OR f + 1 = 2", "scan |  Nothing | "),
         ("SELECT * FROM t WHERE c > 1 AND f + 1 = 2", "scan | #2 Greater 1 Part | "),
@@ -98,7 +118,7 @@ fn golden_plans() {
             " | #0 Equal 99999999999, #1 Equal \"x\" All | ",
         ),
         // Many texts are equal to a number, and each compares with a warning.
-        ("SELECT * FROM t WHERE a = 1 AND b = 5", "scan | #0 Equal 1 Part | "),
+        ("SELECT * FROM t WHERE a = 1 AND b = 5", "PRIMARY [80000001..80000002] | #0 Equal 1 Part | "),
         ("SELECT * FROM t WHERE a = '1' AND b = 'x'", "(1, \"x\") | #1 Equal \"x\" Part | "),
         ("DELETE FROM t WHERE a = 1 AND b = 'x'", "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | "),
         (
@@ -119,13 +139,64 @@ fn golden_plans() {
     }
 }
 
+/// `u` has indexes `PRIMARY` (id), `ab` (a, b) and `f`; of these, a and f may be NULL.
+#[test]
+fn golden_plans_by_index() {
+    let cases = [
+        ("SELECT * FROM u WHERE a = 1", "ab [0180000001..0180000002]"),
+        ("SELECT * FROM u WHERE a = 1 AND b > 2", "ab [018000000180000003..0180000002]"),
+        ("SELECT * FROM u WHERE a = 1 AND b <= 2 AND b > -1", "ab [018000000180..018000000180000003]"),
+        ("SELECT * FROM u WHERE a IN (2, 1, 2)", "ab [0180000001..0180000002 0180000002..0180000003]"),
+        ("SELECT * FROM u WHERE a IS NULL AND b = 1", "ab [0080000001..0080000002]"),
+        // NULL is not less than anything.
+        ("SELECT * FROM u WHERE a < 1", "ab [01..0180000001]"),
+        ("SELECT * FROM u WHERE a BETWEEN 1 AND 2 AND b = 5", "ab [0180000001..0180000003]"),
+        ("SELECT * FROM u WHERE id > 5", "PRIMARY [8000000500..]"),
+        // Nothing is equal to it; a bound that the column cannot hold is left to the filter.
+        ("SELECT * FROM u WHERE a = 1.5", "ab []"),
+        ("SELECT * FROM u WHERE a > 9999999999", "scan"),
+        ("SELECT * FROM u WHERE f > 0.1", "scan"),
+        ("SELECT * FROM u WHERE f > 0.5", "f [01bf000001..02]"),
+        // By an index that says more of the rows, rather than by one that gives the order.
+        (
+            "SELECT * FROM u WHERE a = 1 AND b = 2 ORDER BY id",
+            "ab ascending [018000000180000002..018000000180000003]",
+        ),
+        ("SELECT * FROM u WHERE a = 1 ORDER BY b DESC", "ab descending [0180000001..0180000002]"),
+        ("SELECT * FROM u WHERE a = 1 ORDER BY a, b DESC, id DESC", "ab descending [0180000001..0180000002]"),
+        ("SELECT * FROM u WHERE a = 1 ORDER BY b DESC, id", "ab [0180000001..0180000002]"),
+        ("SELECT * FROM u WHERE a = 1 ORDER BY f", "ab [0180000001..0180000002]"),
+        (
+            "SELECT * FROM u WHERE a IN (1, 2) ORDER BY a",
+            "ab ascending [0180000001..0180000002 0180000002..0180000003]",
+        ),
+        (
+            "SELECT * FROM u WHERE a IN (1, 2) ORDER BY b",
+            "ab [0180000001..0180000002 0180000002..0180000003]",
+        ),
+        ("SELECT * FROM u ORDER BY id LIMIT 1", "PRIMARY ascending [..]"),
+        ("SELECT * FROM u ORDER BY a DESC, b DESC", "ab descending [..]"),
+        ("SELECT * FROM u ORDER BY b", "scan"),
+        ("SELECT MIN(a) FROM u", "ab ascending [01..]"),
+        ("SELECT MAX(b) FROM u WHERE a = 1", "ab descending [0180000001..0180000002]"),
+        ("SELECT MAX(a), MIN(a) FROM u", "scan"),
+        ("SELECT MIN(id) FROM u GROUP BY a", "scan"),
+        ("DELETE FROM u WHERE a = 1", "ab [0180000001..0180000002]"),
+        ("UPDATE u SET b = 1 WHERE id < 3", "PRIMARY [..80000003]"),
+    ];
+    for (query, expected) in cases {
+        let plan = plan(query, &[]);
+        assert_eq!(plan.split(" | ").next(), Some(expected), "{query}: {plan}");
+    }
+}
+
 #[test]
 fn placeholders_decide_when_they_have_values() {
     let query = "SELECT * FROM t WHERE a = ? AND b = ?";
     let text = |text: &str| Datum::Text(text.into());
     assert_eq!(plan(query, &[Datum::Int(1), text("x")]), "(1, \"x\") | #0 Equal 1, #1 Equal \"x\" All | ");
     assert_eq!(plan(query, &[Datum::Null, text("x")]), " | #0 Equal NULL, #1 Equal \"x\" All | ");
-    assert_eq!(plan(query, &[text("1"), Datum::Int(3)]), "scan |  Nothing | ");
+    assert_eq!(plan(query, &[text("1"), Datum::Int(3)]), "PRIMARY [80000001..80000002] |  Nothing | ");
 }
 
 #[test]
