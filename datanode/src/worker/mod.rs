@@ -142,6 +142,10 @@ counters! {
     planted;
     /// Requests refused because the partition was not served here.
     not_serving;
+    /// Writes refused because some disk could not keep up.
+    disk_busy;
+    /// Writes refused because what was committed 2 s before was not on all disks.
+    not_durable;
     /// Rows freed because they had expired.
     purged;
     /// Clients given up because they did not read their answers.

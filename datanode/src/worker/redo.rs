@@ -211,11 +211,13 @@ impl Worker {
     }
 
     /// Whether more can be committed: the outcomes be kept, and what is written be on disk before long.
-    pub(super) fn check_writes(&self) -> Result<(), Error> {
+    pub(super) fn check_writes(&mut self) -> Result<(), Error> {
         let Redo { durable, begun, congested, .. } = &self.redo;
         let text = if *congested {
+            self.counters.disk_busy += 1;
             "the disk of some node cannot keep up".into()
         } else if begun.front().is_some_and(|(_, at)| self.now.since(*at) > DURABLE_WITHIN) {
+            self.counters.not_durable += 1;
             let seconds = DURABLE_WITHIN.as_secs();
             format!("what was committed after epoch {durable}, {seconds} s ago, is not on all disks yet")
         } else {
