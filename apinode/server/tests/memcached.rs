@@ -307,6 +307,12 @@ fn a_unique_that_a_meta_command_tells_is_good_for_one_change() {
     assert!(heard.starts_with(&format!("VALUE a 0 1 {unique}\r\n")), "{heard}");
     let debug = format!("ME a exp=-1 la=0 cas={unique} fetch=no cls=0 size=2\r\n");
     assert!(heard.ends_with(&debug), "{heard}");
+    // What is left of its life counts below 0, as memcached has it.
+    let lives = say("set e 0 100 1\r\n1\r\nme e\r\n".into());
+    assert!(
+        lives.starts_with("STORED\r\nME e exp=-100 ") || lives.starts_with("STORED\r\nME e exp=-99 "),
+        "{lives}"
+    );
     assert_eq!(say(format!("md a C{unique}\r\n")), "HD\r\n");
 }
 

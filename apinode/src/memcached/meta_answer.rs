@@ -455,9 +455,10 @@ impl Answers {
         let Some(found) = found else { return self.last_word("EN") };
         self.out.extend_from_slice(b"ME ");
         self.out.extend_from_slice(meta.key);
-        let lives = if found.expiry.0 == 0 { -1 } else { ttl(found.expiry, *now) as i64 };
+        // memcached says by how much it has outlived its time.
+        let outlived = if found.expiry.0 == 0 { -1 } else { -(ttl(found.expiry, *now) as i64) };
         let (unique, size) = (found.unique(), meta.key.len() + found.value.len());
-        self.last_word(&format!(" exp={lives} la=0 cas={unique} fetch=no cls=0 size={size}"))
+        self.last_word(&format!(" exp={outlived} la=0 cas={unique} fetch=no cls=0 size={size}"))
     }
 
     /// A line: the status, or VA and the size of the value that follows; then what the flags ask for, in their order. All have

@@ -148,7 +148,20 @@ enum ConfigCommand {
     },
 }
 
+/// Who pipes the output into `head` has read what was to be read.
+fn end_when_nobody_reads() {
+    let panics = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What `print!` says; there is no other way to know (library/std/src/io/stdio.rs).
+        if panic.payload_as_str().is_some_and(|text| text.starts_with("failed printing to stdout")) {
+            std::process::exit(1);
+        }
+        panics(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_nobody_reads();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,

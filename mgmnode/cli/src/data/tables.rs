@@ -13,23 +13,31 @@ pub(super) async fn list(client: &mut Client) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn show(client: &mut Client, name: &str) -> Result<(), Failure> {
-    let table = describe(client, name).await?;
+/// A table's columns and keys, for people.
+fn shown(table: &TableDefinition) -> String {
+    let mut shown = String::new();
     for column in &table.columns {
         let null = if column.nullable { "null" } else { "not null" };
         let default = match &column.default_value {
             Some(value) => format!(", default {}", values::shown(value)),
             None => String::new(),
         };
-        println!("{:<24} {:<16} {null}{default}", column.name, values::type_name(column));
+        let type_name = values::type_name(column);
+        shown += &format!("{:<24} {type_name:<16} {null}{default}\n", column.name);
     }
-    println!("primary key ({})", table.primary_key.join(", "));
+    shown += &format!("primary key ({})\n", table.primary_key.join(", "));
     if !table.distribution_key.is_empty() && table.distribution_key != table.primary_key {
-        println!("distribution key ({})", table.distribution_key.join(", "));
+        shown += &format!("distribution key ({})\n", table.distribution_key.join(", "));
     }
+    shown
+}
+
+pub(super) async fn show(client: &mut Client, name: &str) -> Result<(), Failure> {
+    print!("{}", shown(&describe(client, name).await?));
     Ok(())
 }
 
+/// Creates a table. One that is there already, and is to be left alone then, is compared with it.
 pub(super) async fn create(
     client: &mut Client,
     name: String,
@@ -39,7 +47,17 @@ pub(super) async fn create(
 ) -> Result<(), Failure> {
     let columns = columns.iter().map(|text| values::column(text)).collect::<Result<_, _>>()?;
     let table = TableDefinition { name, columns, primary_key, ..TableDefinition::default() };
-    client.create_table(CreateTableRequest { table: Some(table), if_not_exists }).await?;
+    client.create_table(CreateTableRequest { table: Some(table.clone()), if_not_exists }).await?;
+    if if_not_exists {
+        let there = describe(client, &table.name).await?;
+        if shown(&there) != shown(&table) {
+            eprintln!(
+                "table `{}` was there already, and is another:\n{}",
+                table.name,
+                shown(&there).trim_end()
+            );
+        }
+    }
     Ok(())
 }
 
