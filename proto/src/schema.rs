@@ -393,7 +393,11 @@ impl Table {
                 if index.columns[..position].contains(&column) {
                     return fault(format!("column `{}` is named twice; name it once", found.name));
                 }
-                bytes += found.column_type.bytes_max();
+                // Unlike a key's, their bytes are not looked at when a row is put: each character may have four.
+                bytes += match found.column_type {
+                    ColumnType::Text { max_chars } => 4 * max_chars as usize,
+                    other => other.bytes_max(),
+                };
             }
             if bytes > KEY_BYTES_MAX {
                 return fault(format!("its columns may be {bytes} bytes long; the most is {KEY_BYTES_MAX}"));

@@ -98,6 +98,11 @@ fn bad_tables_are_refused_in_words() {
         t.indexes.push(Index::new("x", vec![0, 2]));
     };
     refused(long, "may be 3073 bytes long");
+    let wide = |t: &mut Table| {
+        t.columns[2].column_type = ColumnType::Text { max_chars: 769 };
+        t.indexes.push(Index::new("x", vec![2]));
+    };
+    refused(wide, "may be 3076 bytes long");
     refused(|t| t.distribution_key.clear(), "no distribution key");
     refused(|t| t.distribution_key = vec![2], "names column 2 out of place");
     refused(|t| t.distribution_key = vec![1, 0], "names column 0 out of place");

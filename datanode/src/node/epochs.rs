@@ -181,8 +181,12 @@ impl Node {
 
     /// As president: tells all how far the epochs are.
     fn order_epoch(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let time = self.epochs.next_time(now);
-        self.epochs.stamp(now, time);
+        // Not with each word: what is stamped may get ahead of what was measured each time.
+        if self.epochs.stamped.is_none_or(|(_, then)| now.since(then) >= self.config.epoch()) {
+            let time = self.epochs.next_time(now);
+            self.epochs.stamp(now, time);
+        }
+        let (time, _) = self.epochs.stamped.unwrap_or_default();
         self.epochs.called_for = self.epochs.wanted;
         let Epochs { epoch, complete, durable, wanted, congested, last, .. } = self.epochs;
         let view = self.view.number;

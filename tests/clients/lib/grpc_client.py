@@ -387,8 +387,6 @@ def wrong_requests(table):
     huge.insert.row["note"].CopyFrom(text("x" * (63 << 20)))
     error = suite.raises(grpc.RpcError, lambda: execute(huge))
     assert error.code() in (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED), error
-    disk = tf.Options(durability=tf.DISK)
-    refused(lambda: execute(add(table, "ann", 1), options=disk), grpc.StatusCode.UNIMPLEMENTED, "TF-1014")
     bad_table = tf.TableDefinition(
         name="twice", columns=[column("a", tf.INT32), column("a", tf.INT32)], primary_key=["a"]
     )

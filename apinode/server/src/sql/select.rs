@@ -6,9 +6,9 @@ use twofold_apinode::{
     request::{End, Isolation},
     sql::{
         bind::{BoundTable, Select},
-        error::SqlError,
+        error::{SqlError, codes},
         expression::{Context, Expr},
-        gather::Gather,
+        gather::{self, Gather},
         plan::{Access, Pushed, Wish, access, push, rows},
         value::Datum,
         wire::result::ResultColumn,
@@ -207,7 +207,8 @@ impl Runner {
                 partition: ranges.hash.map(|hash| hash.partition(partitions)),
             });
         }
-        Ok(Scan { steps, columns: all, written, own_done: false })
+        let found = matches!(access, Access::Ranges(_)).then(Default::default);
+        Ok(Scan { steps, columns: all, written, own_done: false, found })
     }
 
     async fn scan_into(
@@ -272,7 +273,7 @@ impl Runner {
         let mut keys = Vec::with_capacity(count);
         for result in results.iter().take(count) {
             let key = rows::key(table, &scan.columns, result.map_err(|failure| failure.error.clone())?)?;
-            if !scan.written.contains(&key) {
+            if !scan.written.contains(&key) && scan.is_new(&key)? {
                 keys.push(key);
             }
         }
@@ -288,4 +289,21 @@ pub(super) struct Scan {
     /// Keys of which the scan does not see what the transaction has made of them.
     written: BTreeSet<Vec<u8>>,
     own_done: bool,
+    /// Of a scan by index whose rows are read again: the keys that it has found, and their bytes. A row that moves in the index
+    /// meanwhile is found twice.
+    found: Option<(BTreeSet<Vec<u8>>, usize)>,
+}
+
+impl Scan {
+    /// Whether this key was not found before.
+    fn is_new(&mut self, key: &[u8]) -> Result<bool, SqlError> {
+        let Some((found, bytes)) = &mut self.found else { return Ok(true) };
+        *bytes += key.len();
+        if *bytes > gather::KEPT_MAX {
+            let most = gather::KEPT_MAX;
+            let text = format!("Out of sort memory: a statement keeps at most {most} bytes");
+            return Err(SqlError::new(codes::OUT_OF_SORT_MEMORY, text));
+        }
+        Ok(found.insert(key.to_vec()))
+    }
 }

@@ -336,9 +336,9 @@ impl Columns {
                 return Err(SqlError::new(codes::BLOB_KEY, text));
             }
             bytes += match column.column_type {
-                ColumnType::Text { max_chars: most } | ColumnType::Binary { max_bytes: most } => {
-                    most as usize
-                }
+                // As MySQL counts them in utf8mb4.
+                ColumnType::Text { max_chars: most } => 4 * most as usize,
+                ColumnType::Binary { max_bytes: most } => most as usize,
                 fixed => fixed.width().unwrap_or(0),
             };
             key.push(index as u16);

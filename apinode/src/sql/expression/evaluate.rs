@@ -140,6 +140,13 @@ fn in_list(of: &Datum, list: &[Expr], row: &[Datum], context: &Context<'_>) -> R
     Ok(if unknown { Datum::Null } else { false.into() })
 }
 
+/// Whether BETWEEN compares strings among its operands as numbers, since another one is a number.
+pub fn compares_as_numbers(of: &Expr, bounds: &(Expr, Expr), context: &Context<'_>) -> bool {
+    let types = [of, &bounds.0, &bounds.1].map(|operand| operand.sql_type(context.parameters));
+    let is_string = |sql_type: &SqlType| sql_type.is_text() || sql_type.is_binary();
+    types.iter().any(is_string) && types.iter().any(|sql_type| sql_type.is_number())
+}
+
 /// All three are compared as one type: where one is a number, all are.
 fn between(
     of: &Expr,
@@ -147,10 +154,7 @@ fn between(
     row: &[Datum],
     context: &Context<'_>,
 ) -> Result<Datum, SqlError> {
-    let operands = [of, &bounds.0, &bounds.1];
-    let types = operands.map(|operand| operand.sql_type(context.parameters));
-    let is_string = |sql_type: &SqlType| sql_type.is_text() || sql_type.is_binary();
-    let as_numbers = types.iter().any(is_string) && types.iter().any(|sql_type| sql_type.is_number());
+    let as_numbers = compares_as_numbers(of, bounds, context);
     let value = |operand: &Expr| {
         let value = operand.evaluate(row, context)?;
         if as_numbers && value.is_string() { to_float(&value, context).map(Datum::Double) } else { Ok(value) }

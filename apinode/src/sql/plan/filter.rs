@@ -9,7 +9,7 @@ use super::access::{Held, held};
 use crate::sql::{
     bind::BoundTable,
     error::SqlError,
-    expression::{Binary, Context, Expr, Unary},
+    expression::{Binary, Context, Expr, Unary, evaluate::compares_as_numbers},
     types::SqlType,
     value::Datum,
 };
@@ -125,6 +125,7 @@ fn condition(
             _ => Ok(Pushed::Nothing),
         },
         Expr::Between(of, bounds) => match &**of {
+            _ if compares_as_numbers(of, bounds, context) => Ok(Pushed::Nothing),
             Expr::Column(column, _) if bounds.0.is_constant() && bounds.1.is_constant() => {
                 let mut list = FilterBuilder::new();
                 let least =

@@ -18,7 +18,7 @@ use super::{
 use crate::sql::{
     bind::{AggregateKind, BoundTable, Select},
     error::SqlError,
-    expression::{Binary, Context, Expr, Unary},
+    expression::{Binary, Context, Expr, Unary, evaluate::compares_as_numbers},
 };
 
 /// Ranges of a statement: each takes a message to each worker.
@@ -271,7 +271,7 @@ fn bounds_of(
             Expr::Binary(operator, left, right) if is_column(right) && left.is_constant() => {
                 add(operator.mirrored(), left)?;
             }
-            Expr::Between(of, between) if is_column(of) => {
+            Expr::Between(of, between) if is_column(of) && !compares_as_numbers(of, between, context) => {
                 for (operator, value) in
                     [(Binary::GreaterOrEqual, &between.0), (Binary::LessOrEqual, &between.1)]
                 {
