@@ -16,7 +16,7 @@ use crate::{
     schema::Schema,
     time::ClusterTime,
     value::ValueRef,
-    wire::{Malformed, Reader, Writer},
+    wire::{Malformed, Reader, Writer, put_block_with},
 };
 
 /// How the evaluation of an operation ended. Stable on the wire.
@@ -306,15 +306,11 @@ impl<'a> ReturnedRow<'a> {
     ) -> Result<(), E> {
         let start = out.len();
         out.put_u16(0);
-        out.put_u32(0);
-        let values = out.len();
-        if let Err(error) = append(out) {
+        let appended = put_block_with(out, append);
+        if appended.is_err() {
             out.truncate(start);
-            return Err(error);
         }
-        let length = u32::try_from(out.len() - values).expect("results are below 4 GiB");
-        out[values - 4..values].copy_from_slice(&length.to_le_bytes());
-        Ok(())
+        appended
     }
 
     /// Reads a row in place.

@@ -109,6 +109,14 @@ impl ColumnType {
         }
     }
 
+    /// What values may take in an index: of text four bytes a character. Unlike a key's length that is not looked at when a row is put.
+    pub fn index_bytes_max(self) -> usize {
+        match self {
+            ColumnType::Text { max_chars } => 4 * max_chars as usize,
+            other => other.bytes_max(),
+        }
+    }
+
     /// The values that a column of this type takes, for people.
     pub fn domain(self) -> String {
         match self {
@@ -393,11 +401,7 @@ impl Table {
                 if index.columns[..position].contains(&column) {
                     return fault(format!("column `{}` is named twice; name it once", found.name));
                 }
-                // Unlike a key's, their bytes are not looked at when a row is put: each character may have four.
-                bytes += match found.column_type {
-                    ColumnType::Text { max_chars } => 4 * max_chars as usize,
-                    other => other.bytes_max(),
-                };
+                bytes += found.column_type.index_bytes_max();
             }
             if bytes > KEY_BYTES_MAX {
                 return fault(format!("its columns may be {bytes} bytes long; the most is {KEY_BYTES_MAX}"));

@@ -12,7 +12,7 @@ use twofold_proto::{
     placement::KeyHash,
     schema::Schema,
     time::ClusterTime,
-    wire::Writer,
+    wire::put_block_with,
 };
 
 use crate::{
@@ -121,19 +121,6 @@ pub struct RangeStep<'a> {
     pub program: &'a [u8],
     /// Where to stop.
     pub limit: ScanLimit,
-}
-
-/// Appends what `fill` does, and its length before it.
-fn append_block(
-    out: &mut Vec<u8>,
-    fill: impl FnOnce(&mut Vec<u8>) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
-    let frame = out.len();
-    out.put_u32(0);
-    fill(out)?;
-    let length = (out.len() - frame - 4) as u32;
-    out[frame..frame + 4].copy_from_slice(&length.to_le_bytes());
-    Ok(())
 }
 
 /// Where a row is, if it is there.
@@ -445,7 +432,7 @@ impl Store {
                 if !current.is_live(now) || !holds(&body.conditions, Some(&current))? {
                     continue;
                 }
-                append_block(out, |out| append_scanned(&current, &body, out))?;
+                put_block_with(out, |out| append_scanned(&current, &body, out))?;
                 rows += 1;
             }
         }
@@ -488,11 +475,8 @@ impl Store {
             if !current.is_live(now) || !holds(&body.conditions, Some(&current))? {
                 continue;
             }
-            append_block(out, |out| {
-                index.key(entry, &self.arena, out);
-                Ok(())
-            })?;
-            append_block(out, |out| append_scanned(&current, &body, out))?;
+            put_block_with(out, |out| index.key(entry, &self.arena, out));
+            put_block_with(out, |out| append_scanned(&current, &body, out))?;
             rows += 1;
         }
         Ok((None, rows))

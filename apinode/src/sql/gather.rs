@@ -19,6 +19,18 @@ use super::{
 /// Bytes of rows, keys and groups that a statement keeps.
 pub const KEPT_MAX: usize = 32 << 20;
 
+/// Whether a statement may keep so many bytes.
+///
+/// # Errors
+/// 1038 past [`KEPT_MAX`].
+pub fn check_kept(bytes: usize) -> Result<(), SqlError> {
+    if bytes <= KEPT_MAX {
+        return Ok(());
+    }
+    let text = format!("Out of sort memory: a statement keeps at most {KEPT_MAX} bytes");
+    Err(SqlError::new(codes::OUT_OF_SORT_MEMORY, text))
+}
+
 /// Values that compare one after the other, as rows are sorted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Key(Vec<Datum>);
@@ -171,11 +183,7 @@ impl<'s> Gather<'s> {
 
     fn keep(&mut self, bytes: usize) -> Result<(), SqlError> {
         self.kept += bytes;
-        if self.kept > KEPT_MAX {
-            let text = format!("Out of sort memory: a statement keeps at most {KEPT_MAX} bytes");
-            return Err(SqlError::new(codes::OUT_OF_SORT_MEMORY, text));
-        }
-        Ok(())
+        check_kept(self.kept)
     }
 
     fn sort(&mut self) {

@@ -6,6 +6,7 @@ use twofold_proto::{
     limits::SCAN_BATCH_BYTES,
     links::LinkId,
     message::{Kind, RangeConf, RangeReq, ScanConf, ScanReq},
+    operation::Refusal,
     wire::{Malformed, Writer},
 };
 use twofold_storage::store::{RangeStep, ScanLimit, ScanStep};
@@ -19,6 +20,10 @@ const SCAN_VISITED_MAX: u32 = 4096;
 fn limit(rows: u32) -> ScanLimit {
     let rows = if rows == 0 { u32::MAX } else { rows };
     ScanLimit { rows, bytes: SCAN_BATCH_BYTES, visited: SCAN_VISITED_MAX }
+}
+
+fn in_program(refusal: &Refusal) -> Error {
+    Error::new(ErrorCode::BadValue, format!("{refusal} in the scan's filter or projection"))
 }
 
 impl Worker {
@@ -83,8 +88,7 @@ impl Worker {
                 });
             }
             Err(refusal) => {
-                let text = format!("{refusal} in the scan's filter or projection");
-                self.refuse_operation(client, scan.request, &Error::new(ErrorCode::BadValue, text));
+                self.refuse_operation(client, scan.request, &in_program(&refusal));
             }
         }
         self.scratch = rows;
@@ -185,10 +189,7 @@ impl Worker {
                 }
                 Ok(())
             }
-            Err(Some(refusal)) => {
-                let text = format!("{refusal} in the scan's filter or projection");
-                Err(Error::new(ErrorCode::BadValue, text))
-            }
+            Err(Some(refusal)) => Err(in_program(&refusal)),
             Err(None) => Err(match schema.index(range.index) {
                 Some(index) => {
                     let text = format!("index {} of table {} is being built", index.name, schema.name);

@@ -4,27 +4,21 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use twofold_grpc::management::{Node, NodeKind, NodeState, RestartNodeRequest, ShowResponse};
+use twofold_grpc::management::{Node, NodeState, RestartNodeRequest, ShowResponse};
 use twofold_proto::config::Address;
 
 use crate::{
     CALL_TIMEOUT,
     client::{Client, Failure},
-    show::state_name,
+    show::{data_nodes, states},
 };
 
 /// How often it is looked whether a node is back.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-fn data_nodes(shown: &ShowResponse) -> impl Iterator<Item = &Node> {
-    shown.nodes.iter().filter(|node| node.kind() == NodeKind::Data)
-}
-
 /// The data nodes that are not up, with their states; empty: all are.
 fn missing(shown: &ShowResponse) -> String {
-    let down = data_nodes(shown).filter(|node| node.state() != NodeState::Up);
-    let each = down.map(|node| format!("{} is {}", node.name, state_name(node)));
-    each.collect::<Vec<_>>().join(", ")
+    states(data_nodes(shown).filter(|node| node.state() != NodeState::Up))
 }
 
 /// Restarts all data nodes, each once the one before is up; `patience`: for each.

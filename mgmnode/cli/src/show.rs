@@ -48,8 +48,14 @@ fn address(node: &Node) -> String {
     }
 }
 
-fn data_nodes(shown: &ShowResponse) -> impl Iterator<Item = &Node> {
+/// The data nodes.
+pub fn data_nodes(shown: &ShowResponse) -> impl Iterator<Item = &Node> {
     shown.nodes.iter().filter(|node| node.kind() == NodeKind::Data)
+}
+
+/// Nodes with their states, in words.
+pub fn states<'n>(nodes: impl Iterator<Item = &'n Node>) -> String {
+    nodes.map(|node| format!("{} is {}", node.name, state_name(node))).collect::<Vec<_>>().join(", ")
 }
 
 fn is_good(node: &Node) -> bool {
@@ -175,13 +181,13 @@ pub fn json(shown: &ShowResponse) -> String {
 fn words(shown: &ShowResponse) -> String {
     let up = data_nodes(shown).filter(|node| node.state() == NodeState::Up).count();
     let missing = shown.nodes.iter().filter(|node| !is_good(node));
-    let missing: Vec<String> = missing.map(|node| format!("{} is {}", node.name, state_name(node))).collect();
+    let missing = states(missing);
     let how = match health(shown) {
         Health::Good => "all serves",
         Health::Degraded => "it serves, but something is missing",
         Health::Bad => "it does not serve",
     };
-    let missing = if missing.is_empty() { String::new() } else { format!("; {}", missing.join(", ")) };
+    let missing = if missing.is_empty() { missing } else { format!("; {missing}") };
     format!("{how}: {up} of {} data nodes are up{missing}", data_nodes(shown).count())
 }
 

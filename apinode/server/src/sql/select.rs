@@ -6,7 +6,7 @@ use twofold_apinode::{
     request::{End, Isolation},
     sql::{
         bind::{BoundTable, Select},
-        error::{SqlError, codes},
+        error::SqlError,
         expression::{Context, Expr},
         gather::{self, Gather},
         plan::{Access, Pushed, Wish, access, push, rows},
@@ -105,7 +105,8 @@ impl Runner {
             return Ok(());
         }
         let needed = rows::needed_by(select);
-        let access = access(table, select.filter.as_ref(), &Wish::of(select), context)?;
+        let wish = Wish::of(select);
+        let access = access(table, select.filter.as_ref(), &wish, context)?;
         match &access {
             Access::Keys(keys) => {
                 for keys in keys.chunks(KEYS_AT_ONCE) {
@@ -132,7 +133,7 @@ impl Runner {
                 }
                 Ok(())
             }
-            _ => self.scan_into(table, select, &access, &needed, context, sink).await,
+            _ => self.scan_into(table, select, (&access, &wish), &needed, context, sink).await,
         }
     }
 
@@ -215,18 +216,18 @@ impl Runner {
         &mut self,
         table: &BoundTable,
         select: &Select,
-        access: &Access,
+        (access, wish): (&Access, &Wish),
         needed: &[u16],
         context: &Context<'_>,
         sink: &mut Sink<'_, '_, '_>,
     ) -> Result<(), Stop> {
         let written = match &self.open {
-            Some(open) => !open.written(table.schema.id)?.is_empty(),
+            Some(open) => open.has_written(table.schema.id)?,
             None => false,
         };
         // What the transaction itself has written comes last, in no order.
         if matches!(access, Access::Ranges(ranges) if ranges.ordered) && !written {
-            sink.gather.in_order(&Wish::of(select));
+            sink.gather.in_order(wish);
         }
         let enough = sink.gather.enough();
         let mut scan = self.scan(table, select.filter.as_ref(), access, needed, enough, context)?;
@@ -299,11 +300,7 @@ impl Scan {
     fn is_new(&mut self, key: &[u8]) -> Result<bool, SqlError> {
         let Some((found, bytes)) = &mut self.found else { return Ok(true) };
         *bytes += key.len();
-        if *bytes > gather::KEPT_MAX {
-            let most = gather::KEPT_MAX;
-            let text = format!("Out of sort memory: a statement keeps at most {most} bytes");
-            return Err(SqlError::new(codes::OUT_OF_SORT_MEMORY, text));
-        }
+        gather::check_kept(*bytes)?;
         Ok(found.insert(key.to_vec()))
     }
 }

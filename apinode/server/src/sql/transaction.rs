@@ -164,8 +164,20 @@ impl Open {
     /// # Errors
     /// 1235 if they are too many to be known.
     pub fn written(&self, table: TableId) -> Result<BTreeSet<Vec<u8>>, SqlError> {
+        Ok(self.written_in(table)?.cloned().unwrap_or_default())
+    }
+
+    /// Whether it has written rows of a table.
+    ///
+    /// # Errors
+    /// As [`Self::written`].
+    pub fn has_written(&self, table: TableId) -> Result<bool, SqlError> {
+        Ok(self.written_in(table)?.is_some_and(|written| !written.is_empty()))
+    }
+
+    fn written_in(&self, table: TableId) -> Result<Option<&BTreeSet<Vec<u8>>>, SqlError> {
         match &self.written {
-            Some(written) => Ok(written.get(&table).cloned().unwrap_or_default()),
+            Some(written) => Ok(written.get(&table)),
             None => {
                 let what = format!("a scan in a transaction that has written more than {WRITTEN_MAX} rows");
                 Err(SqlError::not_supported(what))

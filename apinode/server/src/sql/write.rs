@@ -6,7 +6,7 @@ use twofold_apinode::{
     request::End,
     sql::{
         bind::{BoundTable, Conflict, Delete, Insert, Order, Source, Update},
-        error::{SqlError, codes},
+        error::SqlError,
         expression::{Context, Expr, Level, store::store},
         gather,
         plan::{Access, Pushed, Wish, access, interpreted, push, rows},
@@ -389,13 +389,7 @@ impl Runner {
                     let by = which.order.iter().map(|order| order.expr.evaluate(&row, context));
                     let by: Vec<Datum> = by.collect::<Result<_, SqlError>>()?;
                     kept += row.iter().chain(&by).map(Datum::bytes).sum::<usize>() + key.len();
-                    if kept > gather::KEPT_MAX {
-                        let text = format!(
-                            "Out of sort memory: a statement keeps at most {} bytes",
-                            gather::KEPT_MAX
-                        );
-                        return Err(SqlError::new(codes::OUT_OF_SORT_MEMORY, text).into());
-                    }
+                    gather::check_kept(kept)?;
                     sorted.push((by, key, row));
                 }
                 let left = limit.map_or(u64::MAX, |limit| limit - counts.found);

@@ -4,7 +4,7 @@ use sqlparser::ast::{self, ColumnOption, DataType, ExactNumberInfo};
 use twofold_proto::{
     ids::TableId,
     limits::KEY_BYTES_MAX,
-    schema::{Column, ColumnType, Index, Table},
+    schema::{Column, Index, Table},
     value::Value,
 };
 
@@ -335,12 +335,8 @@ impl Columns {
                     format!("BLOB/TEXT column '{name}' used in key specification without a key length");
                 return Err(SqlError::new(codes::BLOB_KEY, text));
             }
-            bytes += match column.column_type {
-                // As MySQL counts them in utf8mb4.
-                ColumnType::Text { max_chars: most } => 4 * most as usize,
-                ColumnType::Binary { max_bytes: most } => most as usize,
-                fixed => fixed.width().unwrap_or(0),
-            };
+            // As MySQL counts them in utf8mb4, of any key.
+            bytes += column.column_type.index_bytes_max();
             key.push(index as u16);
         }
         if bytes > KEY_BYTES_MAX {
