@@ -128,6 +128,8 @@ kinds! {
     CopyRowsOrd = 48;
     /// Primary to syncing replica: u16 partition, which is complete.
     CopyEndOrd = 49;
+    /// Primary to syncing replica: it has all that it has to get a copy of from this worker. From here on epochs wait for it.
+    IncludeOrd = 50;
 
     /// Node to node: u64 the sender's time when it sent it.
     HeartbeatReq = 60;

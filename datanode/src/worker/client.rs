@@ -63,6 +63,11 @@ impl Worker {
             Kind::MarkOrd => {
                 let mark = Reader::new(body, "MarkOrd").u64()?;
                 self.outcomes.mark(self.session(client), mark);
+                if let Some(Peer::Client(client)) = self.peers.get_mut(&client) {
+                    while client.read.first_key_value().is_some_and(|(number, _)| *number <= mark) {
+                        client.read.pop_first();
+                    }
+                }
                 Ok(())
             }
             Kind::SessionEndOrd => {

@@ -481,6 +481,7 @@ impl Worker {
         let coordinated = self.coordinated.get_mut(&id).expect("it was prepared");
         coordinated.stage = Stage::Decided(outcome);
         let (client, committing) = (coordinated.client, coordinated.committing.take());
+        let commit_number = coordinated.commit_number;
         let (read_only, parts) =
             (!coordinated.wrote, coordinated.parts.keys().copied().collect::<BTreeSet<_>>());
         match outcome {
@@ -499,6 +500,7 @@ impl Worker {
                 }
                 if read_only {
                     // Participants let go when they confirmed, and keep nothing that could be asked for.
+                    self.keep_read(client, commit_number, id, epoch);
                     return self.finish(id);
                 }
             }

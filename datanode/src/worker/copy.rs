@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use twofold_proto::{
-    ids::{Epoch, PartitionId, TableId, Version},
+    ids::{Endpoint, Epoch, PartitionId, TableId, Version, ViewNumber},
     limits::MESSAGE_BYTES_MAX,
     links::LinkId,
     message::{CopyBeginOrd, CopyRow, Image, Kind, Life, put_control},
@@ -13,7 +13,11 @@ use twofold_proto::{
 
 use twofold_storage::store::{CopyCursor, Stray, fingerprint};
 
-use super::{Said, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked};
+use super::{
+    Said, Worker,
+    outcome::OUTCOMES_IN_MESSAGE,
+    partition::{Parked, Part},
+};
 
 /// Partitions that are pulled at once.
 const PULLED_AT_ONCE: usize = 4;
@@ -41,6 +45,8 @@ pub(super) struct CopyIn {
     mixed: BTreeSet<PartitionId>,
     /// Partitions that lack rows which they were taken to have: all their rows are asked for.
     holed: BTreeSet<PartitionId>,
+    /// Primaries that have sent all their copies and wait for this worker, and under which view they said so.
+    included: BTreeMap<Endpoint, ViewNumber>,
 }
 
 /// How far the copy of a partition is.
@@ -99,7 +105,48 @@ impl Worker {
             out.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
         }
         self.copies.push(CopyOut { link, partition, since, cursor: CopyCursor::default() });
+        for (other, part) in &mut self.partition(partition).replicas {
+            if *other == link {
+                *part = (*part).max(Part::Gets);
+            }
+        }
         self.continue_copies(link);
+    }
+
+    /// Tells a joining node that it has been sent all copies that it needs from this worker, if so, and waits for it from
+    /// here on.
+    fn include(&mut self, link: LinkId) {
+        if self.copies.iter().any(|copy| copy.link == link) {
+            return;
+        }
+        let own = Some(self.own);
+        let led = || self.partitions.iter().filter(|partition| partition.primary == own);
+        let mut parts = led().flat_map(|partition| &partition.replicas).filter(|(other, _)| *other == link);
+        if !parts.all(|(_, part)| *part > Part::None) {
+            return;
+        }
+        for partition in self.partitions.iter_mut().filter(|partition| partition.primary == own) {
+            for (_, part) in partition.replicas.iter_mut().filter(|(other, _)| *other == link) {
+                *part = (*part).max(Part::Included);
+            }
+        }
+        if let Some(link) = self.links.get_mut(link) {
+            link.send(Kind::IncludeOrd as u8, 0, |_| ());
+        }
+    }
+
+    /// Under a new view: the joining nodes want to hear it again.
+    pub(super) fn include_joining(&mut self) {
+        for link in self.joining().collect::<Vec<_>>() {
+            self.include(link);
+        }
+    }
+
+    /// Links to nodes that are joining.
+    pub(super) fn joining(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let links = self.data_links.iter();
+        let joins = |node| self.view.member(node).is_some_and(|member| member.state == MemberState::Syncing);
+        links.filter(move |(endpoint, _)| joins(endpoint.node)).map(|(_, link)| *link)
     }
 
     /// Sends more of what is copied over the link, as long as its peer keeps up.
@@ -133,6 +180,7 @@ impl Worker {
                 None => {
                     out.send(Kind::CopyEndOrd as u8, 0, |out| out.put_u16(partition.0));
                     self.copies.remove(place);
+                    self.include(link);
                 }
             }
         }
@@ -157,7 +205,7 @@ impl Worker {
         if self.state != Some(MemberState::Syncing) || !self.redo.loaded {
             return;
         }
-        let mut left = false;
+        let (mut left, mut primaries) = (false, BTreeSet::new());
         for number in 0..self.map.partitions() {
             let partition = PartitionId(number);
             if !self.is_replica(partition) {
@@ -165,6 +213,7 @@ impl Worker {
             }
             let state = &self.partitions[usize::from(number)];
             let Some(primary) = state.primary else { continue };
+            primaries.insert(primary);
             if state.handover.copied_from.is_some() {
                 continue;
             }
@@ -186,9 +235,16 @@ impl Worker {
                 self.copy_in.pulling.insert(partition, pull);
             }
         }
-        if !left {
+        let view = Some(&self.view.number);
+        if !left && primaries.iter().all(|primary| self.copy_in.included.get(primary) == view) {
             self.all_copied();
         }
+    }
+
+    /// A primary has sent all its copies, and waits for this worker from here on (`IncludeOrd`).
+    pub(super) fn on_include(&mut self, said: Said) {
+        self.copy_in.included.insert(said.sender, said.under);
+        self.continue_copy_in();
     }
 
     /// The primary begins to send a partition (`CopyBeginOrd`).

@@ -1,5 +1,7 @@
 //! What a worker is done with, and what it does at every tick: the president's word comes each `epoch_ms`.
 
+use std::collections::BTreeSet;
+
 use twofold_proto::{
     ids::{Epoch, PartitionId, TableId, TransactionId, ViewNumber},
     links::LinkId,
@@ -10,7 +12,7 @@ use twofold_storage::{
     store::Expired,
 };
 
-use super::{Peer, Worker, query::Origin, replication::outstanding, waits::Action};
+use super::{Peer, Worker, partition::Part, query::Origin, replication::outstanding, waits::Action};
 use crate::local::Word;
 
 /// How long a client may be without a connection before its session ends here.
@@ -122,9 +124,23 @@ impl Worker {
         }
         self.marker.pending = Some(decided);
         let action = Action::Marked { view: self.view.number, epoch: decided };
+        let excluded = self.excluded();
         let links = &self.links;
-        let unconfirmed = self.data_links.values().filter_map(|&link| outstanding(links, link));
+        let replicas = self.data_links.values().filter(|link| !excluded.contains(link));
+        let unconfirmed = replicas.filter_map(|&link| outstanding(links, link));
         self.waits.add(unconfirmed, action, &mut self.tasks);
+    }
+
+    /// Links to joining nodes for which nobody waits yet: they know what they have not taken in.
+    fn excluded(&self) -> BTreeSet<LinkId> {
+        let mut joining: BTreeSet<LinkId> = self.joining().collect();
+        if !joining.is_empty() {
+            let led = self.partitions.iter().filter(|partition| partition.primary == Some(self.own));
+            for link in led.flat_map(|partition| partition.replicas(Part::Included)) {
+                joining.remove(&link);
+            }
+        }
+        joining
     }
 
     /// Whether the view's takeovers are not done here yet.

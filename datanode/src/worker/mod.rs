@@ -183,6 +183,9 @@ struct ClientPeer {
     session: Incarnation,
     /// The newest epoch that it waits for to be durable; 0: for none.
     wanted: Epoch,
+    /// Transactions that wrote nothing, whose commit it has been told of and not confirmed, by commit number: their
+    /// participants keep nothing that others could be told.
+    read: BTreeMap<u64, (TransactionId, Epoch)>,
     /// Since when it has no connection.
     lost: Option<Time>,
 }
@@ -427,9 +430,8 @@ impl Worker {
     ) -> Option<(u64, impl Iterator<Item = (Endpoint, Incarnation)>)> {
         let state = &self.partitions[usize::from(partition.0)];
         let &(number, view) = self.confirmed.1.get(&partition)?;
-        let links = state.replicas.iter().filter(|(_, counts)| *counts);
-        let replicas =
-            links.filter_map(|(link, _)| self.links.get(*link)).map(|link| (link.peer(), link.incarnation()));
+        let links = state.replicas(partition::Part::Counts).filter_map(|link| self.links.get(link));
+        let replicas = links.map(|link| (link.peer(), link.incarnation()));
         (view == self.view.number && state.serving).then_some((number, replicas))
     }
 
@@ -543,8 +545,15 @@ impl Worker {
         } else {
             let link = self.links.add(hello.from, hello.incarnation);
             let session = hello.incarnation;
-            self.peers
-                .insert(link, Peer::Client(ClientPeer { session, wanted: Epoch::default(), lost: None }));
+            self.peers.insert(
+                link,
+                Peer::Client(ClientPeer {
+                    session,
+                    wanted: Epoch::default(),
+                    read: BTreeMap::new(),
+                    lost: None,
+                }),
+            );
             self.outcomes.session_known(session);
             self.announce_view(link);
             let reply = self.links.accept(link, hello);
@@ -657,6 +666,7 @@ impl Worker {
             }
             Kind::CopyRowsOrd => self.on_copy_rows(Said { sender, under: said_under }, body)?,
             Kind::CopyEndOrd => self.on_copy_end(Said { sender, under: said_under }, body)?,
+            Kind::IncludeOrd => self.on_include(Said { sender, under: said_under }),
             _ => return Err(Malformed("message between workers")),
         }
         Ok(())

@@ -14,7 +14,7 @@ use twofold_proto::{
     wire::Malformed,
 };
 
-use super::{Task, Worker, partition::Parked};
+use super::{Peer, Task, Worker, partition::Parked};
 
 /// How long the outcomes of a session without a connection are kept.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +23,9 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// once somebody else can ask about it.
 const DISOWNED_MAX: usize = 1 << 16;
 const DISOWNED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Commits of transactions that wrote nothing that are kept for a client that confirms none.
+const READ_MAX: usize = 1 << 16;
 
 /// Outcomes past which writes get a temporary error: epochs do not become complete, or sessions confirm nothing.
 const OUTCOMES_MAX: usize = 1 << 22;
@@ -543,7 +546,7 @@ impl Worker {
             let open =
                 self.coordinated.contains_key(&id) || self.find_write_set(request.partition, id).is_some();
             let waiting = || self.locals.iter().any(|(_, local)| local.id == id);
-            return match self.coordinated_outcome(id) {
+            return match self.coordinated_outcome(id).or_else(|| self.find_read(request)) {
                 Some(outcome) => Status::Decided(outcome),
                 None if open || waiting() => Status::Pending,
                 None if self.was_confirmed(request) => Status::Finished,
@@ -581,6 +584,25 @@ impl Worker {
             self.plant_refusal(request.partition, id, 0, request.coordinator, self.epoch);
         }
         Status::Pending
+    }
+
+    /// The client is told that a transaction is committed that has written nothing.
+    pub(super) fn keep_read(&mut self, client: LinkId, commit_number: u64, id: TransactionId, epoch: Epoch) {
+        if let Some(Peer::Client(client)) = self.peers.get_mut(&client) {
+            client.read.insert(commit_number, (id, epoch));
+            if client.read.len() > READ_MAX {
+                client.read.pop_first();
+            }
+        }
+    }
+
+    fn find_read(&self, request: &StatusReq) -> Option<Outcome> {
+        let of_session = self.peers.values().find_map(|peer| match peer {
+            Peer::Client(client) if client.session == request.transaction.session => Some(client),
+            _ => None,
+        });
+        let &(id, epoch) = of_session?.read.get(&request.commit_number)?;
+        (id == request.transaction).then_some(Outcome::Committed(epoch))
     }
 
     fn was_confirmed(&self, request: &StatusReq) -> bool {

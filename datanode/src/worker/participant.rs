@@ -13,7 +13,7 @@ use twofold_storage::{lock::LockKey, store::Place};
 
 use super::{
     Task, Worker,
-    partition::Parked,
+    partition::{Parked, Part},
     query::{Local, Origin, PendingWrite},
     replication::WriteSet,
     waits::Action,
@@ -184,8 +184,7 @@ impl Worker {
         partition: PartitionId,
         deadlock: bool,
     ) {
-        let links: Vec<LinkId> = self.partition(partition).replicas.iter().map(|(link, _)| *link).collect();
-        for link in links {
+        for link in self.partitions[usize::from(partition.0)].replicas(Part::Included) {
             if let Some(link) = self.links.get_mut(link) {
                 link.want_acknowledgement();
             }

@@ -24,13 +24,32 @@ pub(super) struct Partition {
     pub number: u64,
     /// Slots of its open write sets, by number.
     pub open: SmallVec<[u32; 4]>,
-    /// Links to its other replicas, whatever their state, and whether commits count them.
-    pub replicas: SmallVec<[(LinkId, bool); 1]>,
+    /// Links to its other replicas, and what each gets and counts for.
+    pub replicas: SmallVec<[(LinkId, Part); 1]>,
     /// What matters while it changes hands.
     pub handover: Box<Handover>,
 }
 
+/// What part another replica has in what happens to a partition, as its primary sees it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Part {
+    /// It is joining and has not asked for a copy: it gets nothing.
+    None,
+    /// It is being copied to: it gets all that is new, and nobody waits for it.
+    Gets,
+    /// It has been sent all copies that it needs from this worker: transactions end, and epochs are done with, when it
+    /// knows the decisions.
+    Included,
+    /// Commits count it.
+    Counts,
+}
+
 impl Partition {
+    /// Links to those replicas that have at least this part.
+    pub fn replicas(&self, least: Part) -> impl Iterator<Item = LinkId> + '_ {
+        self.replicas.iter().filter(move |(_, part)| *part >= least).map(|(link, _)| *link)
+    }
+
     /// Reads something of each of its cache lines; see [`super::ahead`].
     pub fn touch(&self) -> usize {
         self.open.len() ^ self.replicas.len() ^ self.number as usize ^ usize::from(self.serving)

@@ -27,7 +27,7 @@ use twofold_storage::{
     store::TAG_ROWS_MAX,
 };
 
-use super::{Task, Worker, client::Observer, slab::spare};
+use super::{Task, Worker, client::Observer, partition::Part, slab::spare};
 
 /// Where a local transaction came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -459,10 +459,10 @@ impl Worker {
             return Err(Error::new(ErrorCode::TooLarge, text));
         }
         if row.is_some() {
-            let replicas = &self.partitions[usize::from(key.partition.0)].replicas;
-            let kept = |link: &LinkId| self.links.get(*link).map_or(0, |link| link.kept_bytes());
+            let kept = |link| self.links.get(link).map_or(0, |link| link.kept_bytes());
+            let mut replicas = self.partitions[usize::from(key.partition.0)].replicas(Part::Gets);
             if let Some(kept) =
-                replicas.iter().map(|(link, _)| kept(link)).find(|&kept| kept > LINK_BYTES_MAX)
+                replicas.find_map(|link| Some(kept(link)).filter(|&kept| kept > LINK_BYTES_MAX))
             {
                 let text = format!("a replica of partition {} is {kept} bytes behind", key.partition);
                 return Err(Error::new(ErrorCode::Overloaded, text));

@@ -1,6 +1,6 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
-use super::{Said, Task, Worker, outcome::Doubt, query::Origin, slab::spare, waits::Action};
+use super::{Said, Task, Worker, outcome::Doubt, partition::Part, query::Origin, slab::spare, waits::Action};
 use smallvec::SmallVec;
 use twofold_proto::{
     ids::{PartitionId, TableId, Version, ViewNumber},
@@ -176,16 +176,15 @@ impl Worker {
         slot
     }
 
-    /// Sends a new write set to every replica, and waits for those that count.
+    /// Sends a new write set to every replica that gets it, and waits for those that count.
     pub(super) fn replicate(&mut self, slot: u32) {
         let write_set = self.write_sets.get(slot).expect("it was just opened");
         let header = write_set.header;
         *self.open_epochs.entry(header.prepared).or_default() += 1;
-        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
-        for &(link, counts) in replicas {
-            let Some(link) = self.links.get_mut(link) else { continue };
+        for &(link, part) in &self.partitions[usize::from(header.partition.0)].replicas {
+            let Some(link) = self.links.get_mut(link).filter(|_| part >= Part::Gets) else { continue };
             link.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
-            if counts {
+            if part == Part::Counts {
                 link.want_acknowledgement();
             }
         }
@@ -199,26 +198,22 @@ impl Worker {
         write_set.confirmed = false;
         write_set.awaits = self.view.number;
         let header = &write_set.header;
-        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
         let (partition, number) = (header.partition, header.number);
         let action = Action::Confirm { slot, partition, number, view: self.view.number };
         let links = &self.links;
-        let counted = replicas.iter().filter(|replica| {
-            #[cfg(feature = "mutations")]
-            if self.mutation == Some(crate::mutation::Mutation::CommitWithoutReplicas) {
-                return false;
-            }
-            replica.1
-        });
-        let outstanding = counted.filter_map(|&(link, _)| outstanding(links, link));
+        let counted = self.partitions[usize::from(partition.0)].replicas(Part::Counts);
+        #[cfg(feature = "mutations")]
+        let counted =
+            counted.filter(|_| self.mutation != Some(crate::mutation::Mutation::CommitWithoutReplicas));
+        let outstanding = counted.filter_map(|link| outstanding(links, link));
         self.waits.add(outstanding, action, &mut self.tasks);
     }
 
-    /// `action`, once all replicas have what was sent to them so far.
+    /// `action`, once all replicas but those that are still being copied to have what was sent to them so far.
     pub(super) fn when_replicated(&mut self, partition: PartitionId, action: Action) {
-        let replicas = &self.partitions[usize::from(partition.0)].replicas;
         let links = &self.links;
-        let outstanding = replicas.iter().filter_map(|&(link, _)| outstanding(links, link));
+        let replicas = self.partitions[usize::from(partition.0)].replicas(Part::Included);
+        let outstanding = replicas.filter_map(|link| outstanding(links, link));
         self.waits.add(outstanding, action, &mut self.tasks);
     }
 
@@ -291,8 +286,7 @@ impl Worker {
             transaction: header.transaction,
             outcome,
         };
-        let replicas = &self.partitions[usize::from(header.partition.0)].replicas;
-        for &(link, _) in replicas {
+        for link in self.partitions[usize::from(header.partition.0)].replicas(Part::Gets) {
             if let Some(link) = self.links.get_mut(link) {
                 link.send_later(Kind::DecideOrd as u8, 0, |out| order.encode(out));
             }

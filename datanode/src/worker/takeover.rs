@@ -19,8 +19,13 @@ use twofold_proto::{
 use twofold_storage::lock::LockKey;
 
 use super::{
-    DataPeer, Peer, Task, Worker, outcome::OUTCOMES_IN_MESSAGE, partition::Parked, query::Origin,
-    replication::outstanding, waits::Action, worker_of,
+    DataPeer, Peer, Task, Worker,
+    outcome::OUTCOMES_IN_MESSAGE,
+    partition::{Parked, Part},
+    query::Origin,
+    replication::outstanding,
+    waits::Action,
+    worker_of,
 };
 use crate::local::Word;
 
@@ -83,6 +88,7 @@ impl Worker {
         self.ask_again(&changed);
         self.await_counted();
         self.try_serve_all();
+        self.include_joining();
         self.continue_copy_in();
         self.run_tasks();
     }
@@ -163,7 +169,7 @@ impl Worker {
             if !self.is_replica(partition) {
                 continue;
             }
-            self.update_replicas(partition);
+            self.update_replicas(partition, moved);
             if moved {
                 let decided = recent.remove(&partition).unwrap_or_default();
                 self.primary_changed(partition, before, primary, decided, &mut words);
@@ -196,15 +202,19 @@ impl Worker {
         self.known_lives.get(&node).copied() == now
     }
 
-    fn update_replicas(&mut self, partition: PartitionId) {
-        let mut replicas = std::mem::take(&mut self.partition(partition).replicas);
-        replicas.clear();
+    fn update_replicas(&mut self, partition: PartitionId, moved: bool) {
+        let state = &mut self.partitions[usize::from(partition.0)];
+        let before = std::mem::take(&mut state.replicas);
         for replica in self.map.replicas(partition) {
-            if let Some(&link) = self.data_links.get(&replica.endpoint) {
-                replicas.push((link, replica.state >= MemberState::Ready));
-            }
+            let Some(&link) = self.data_links.get(&replica.endpoint) else { continue };
+            // Who joins copies anew from a new primary, and goes on with one that stays.
+            let kept = before.iter().find(|(other, _)| *other == link && !moved);
+            let part = match replica.state {
+                MemberState::Syncing => kept.map_or(Part::None, |(_, part)| (*part).min(Part::Included)),
+                MemberState::Ready | MemberState::Up => Part::Counts,
+            };
+            state.replicas.push((link, part));
         }
-        self.partition(partition).replicas = replicas;
     }
 
     fn primary_changed(
@@ -462,7 +472,8 @@ impl Worker {
         }
         let replicas = self.map.replicas(partition).to_vec();
         let open: Vec<u32> = self.partition(partition).open.iter().copied().collect();
-        for replica in replicas {
+        // Who is joining gets a copy.
+        for replica in replicas.into_iter().filter(|replica| replica.state >= MemberState::Ready) {
             let Some(&link) = self.data_links.get(&replica.endpoint) else { continue };
             let theirs = states.get(&replica.endpoint.node).map_or(&[][..], |(_, theirs)| &theirs.open);
             for &(number, transaction) in theirs {
@@ -478,9 +489,7 @@ impl Worker {
                     link.send(Kind::WriteSetReq as u8, 0, |out| write_set.encode(out));
                 }
             }
-            if let Some(link) = self.links.get_mut(link)
-                && replica.state >= MemberState::Ready
-            {
+            if let Some(link) = self.links.get_mut(link) {
                 link.want_acknowledgement();
             }
         }

@@ -28,6 +28,7 @@ use crate::disk::FromDisk;
 mod bounds;
 mod cancel;
 mod durable;
+mod joining;
 mod outcomes;
 
 const SESSION: Incarnation = Incarnation(77);

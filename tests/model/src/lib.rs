@@ -227,7 +227,7 @@ impl Model {
                 let worker = state.at(primary);
                 worker.role == Role::Primary
                     && worker.record != Record::Prepared
-                    && self.is_acknowledged(state, primary, Member::Syncing)
+                    && self.is_confirmed(state, primary)
             })
     }
 

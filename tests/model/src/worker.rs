@@ -149,16 +149,11 @@ impl Model {
 
     /// Whether all replicas that the primary's view counts have acknowledged its newest record.
     pub(crate) fn is_confirmed(&self, state: &State, primary: Party) -> bool {
-        self.is_acknowledged(state, primary, Member::Ready)
-    }
-
-    /// Whether all replicas that are at least this have acknowledged it.
-    pub(crate) fn is_acknowledged(&self, state: &State, primary: Party, least: Member) -> bool {
         let partition = self.partition(primary).expect("a primary");
         let mut others = self.replicas(partition).filter(|&replica| replica != primary);
         others.all(|replica| {
             let peer = state.at(primary).peers[self.rank(replica)];
-            self.member(state.view(primary), replica) < least || peer.need == 0
+            self.member(state.view(primary), replica) < Member::Ready || peer.need == 0
         })
     }
 

@@ -2,13 +2,15 @@
 //!
 //! A data node is killed only if what it holds is on another one that is `up`, whole, and has been so for a while, and
 //! which is then left in peace for as long as it takes to make a view without the first. Anything else may happen at
-//! any time: a process that stands still or is cut off has lost nothing.
+//! any time: a process that stands still or is cut off has lost nothing. For the same reason nobody else dies between
+//! the moment at which a node dies with its disk and the view without it: its buddies have what it had, but that view is
+//! what says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use twofold_mgmnode::node::ManagementNode;
 use twofold_proto::{
-    ids::NodeId,
+    ids::{Incarnation, NodeId},
     random::Random,
     time::{Duration, Time},
     view::View,
@@ -40,6 +42,8 @@ pub struct Faults {
     peace: BTreeMap<usize, Time>,
     /// When a host was last unwell, maybe in the future.
     unwell: BTreeMap<usize, Time>,
+    /// Lives whose disk was damaged.
+    damaged: BTreeSet<(NodeId, Incarnation)>,
     clocks_set: u64,
     /// When members of a group all died at once, for the first time since the users learned of a restart.
     pub lost_at: Option<Time>,
@@ -83,6 +87,7 @@ impl Faults {
             tried: 0,
             peace: BTreeMap::new(),
             unwell: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             clocks_set: 0,
             lost_at: None,
             losses: 0,
@@ -105,6 +110,7 @@ impl Faults {
         let name = match self.profile {
             Profile::Calm => None,
             Profile::Loss if choice < 52 && self.losses == LOSSES_MAX => self.kill_data(world),
+            Profile::Loss if choice < 52 && self.may_be_the_last(world) => None,
             // Most often the cluster has come back from the last one.
             Profile::Loss if !self.random.one_in(8) && !are_all_up(world) => None,
             Profile::Loss => match choice {
@@ -262,6 +268,12 @@ impl Faults {
         Some(if host { "host dies" } else { "data node dies" })
     }
 
+    /// Whether a life whose disk was damaged is in the newest view yet.
+    fn may_be_the_last(&self, world: &World) -> bool {
+        let view = newest_view(world);
+        self.damaged.iter().any(|&(node, incarnation)| view.contains(node, incarnation))
+    }
+
     /// A node dies, and a byte of what it has on disk changes before it comes back.
     fn damage_disk(&mut self, world: &mut World) -> Option<&'static str> {
         let place = self.pick_data(world);
@@ -269,6 +281,8 @@ impl Faults {
             return None;
         }
         self.disturb(place, world.now());
+        let process = &world.processes()[place];
+        self.damaged.insert((process.node, process.incarnation));
         world.kill(place, self.random.one_in(3));
         world.damage(place);
         Some("data node dies and its disk is damaged")
