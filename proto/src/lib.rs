@@ -15,6 +15,7 @@ pub mod machine;
 pub mod message;
 pub mod operation;
 pub mod placement;
+pub mod prefetch;
 pub mod random;
 pub mod result;
 pub mod row;

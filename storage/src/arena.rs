@@ -38,7 +38,6 @@ const PAGES_MAX: usize = (1 << 32) / PAGE_UNITS as usize;
 const ORDINARY_PERCENT: u64 = 95;
 
 /// Bytes of a cache line, as far as that matters; and how much of a row is brought into the cache ahead.
-const CACHE_LINE: usize = 64;
 const TOUCHED_BYTES: usize = 256;
 
 const LENGTH_MASK: u32 = 0x00ff_ffff;
@@ -203,13 +202,6 @@ fn class_bytes(class: usize) -> usize {
     }
     let (doubling, eighth) = ((class - FINE_CELL_MAX / 8) / 8, (class - FINE_CELL_MAX / 8) % 8);
     (FINE_CELL_MAX << doubling) / 8 * (eighth + 9)
-}
-
-/// Reads a byte of each of the cache lines of this, and so brings them into the cache.
-#[inline]
-pub fn touch_lines(bytes: &[u8]) -> u8 {
-    let lines = bytes.iter().step_by(CACHE_LINE).fold(0, |seen, byte| seen ^ byte);
-    lines ^ bytes.last().copied().unwrap_or(0)
 }
 
 /// What is known of a page, beside it.

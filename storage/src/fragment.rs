@@ -9,7 +9,7 @@
 //! - a scan goes by hash: its cursor is a tag, which stays good however the index changes in between,
 //! - entries of equal tag stand side by side; scans give them out together.
 
-use twofold_proto::{placement::KeyHash, schema::Schema};
+use twofold_proto::{placement::KeyHash, prefetch, schema::Schema};
 
 use crate::arena::{Arena, RowId};
 
@@ -120,10 +120,10 @@ impl Fragment {
         self.slots.get(first).filter(|entry| entry.tag == tag && !entry.is_empty()).map(|entry| entry.row)
     }
 
-    /// Reads the tag's slot of the index, and so brings it into the cache.
+    /// Has the tag's slot of the index brought into the cache.
     #[inline]
-    pub(crate) fn touch(&self, tag: u32) -> u32 {
-        self.slots.get(self.home(tag)).map_or(0, |entry| entry.tag)
+    pub(crate) fn prefetch(&self, tag: u32) {
+        prefetch::element(&self.slots, self.home(tag));
     }
 
     /// The row with this key.

@@ -285,14 +285,14 @@ fn lookups() {
         let mut found_in_batches = 0;
         for batch in places.chunks(64) {
             for (partition, tag, _) in batch {
-                std::hint::black_box(fragments[usize::from(*partition)].touch(*tag));
+                fragments[usize::from(*partition)].prefetch(*tag);
             }
             let candidate = |(partition, tag, _): &(u16, u32, [u8; 8])| {
                 fragments[usize::from(*partition)].candidate(*tag)
             };
             rows.clear();
             rows.extend(batch.iter().filter_map(candidate));
-            rows.iter().for_each(|&row| _ = std::hint::black_box(arena.touch(row)));
+            rows.iter().for_each(|&row| twofold_proto::prefetch::lines(arena.cell(row)));
             touched += rows.len();
             found_in_batches += batch.iter().filter(|place| find(place)).count();
         }

@@ -5,11 +5,12 @@
 //! waits. Waiters stand in the order of age, so nobody waits for a younger one, but for prepared holders, which end
 //! without needing any lock. Hence no deadlock.
 
-use std::hint::black_box;
-
 use hashbrown::HashTable;
 use smallvec::SmallVec;
-use twofold_proto::ids::{PartitionId, TableId, TransactionId};
+use twofold_proto::{
+    ids::{PartitionId, TableId, TransactionId},
+    prefetch,
+};
 
 /// How a key is locked.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -111,9 +112,12 @@ impl Lock {
         self.tag == key.tag && self.table == key.table && self.key[..] == *key.key
     }
 
-    fn touch(&self) -> usize {
-        let lists = self.holders.len() ^ usize::from(self.queue.is_some());
-        lists ^ self.key.len() ^ self.tag as usize ^ self.pending.unwrap_or(0) as usize
+    fn prefetch(&self) {
+        prefetch::line(&self.tag);
+        prefetch::line(&self.holders);
+        prefetch::line(&self.queue);
+        prefetch::line(&self.key);
+        prefetch::line(&self.pending);
     }
 
     fn is_unused(&self) -> bool {
@@ -191,14 +195,14 @@ impl LockTable {
         LockId(slot)
     }
 
-    /// Reads of each of these locks something of each cache line, and so brings it into the cache.
-    pub fn touch(&self, locks: impl Iterator<Item = LockId>) {
-        black_box(locks.fold(0, |seen, id| seen ^ self.locks[id.0 as usize].touch()));
+    /// Has these locks brought into the cache.
+    pub fn prefetch(&self, locks: impl Iterator<Item = LockId>) {
+        locks.for_each(|id| self.locks[id.0 as usize].prefetch());
     }
 
-    /// Likewise those that the next keys will have, so many at most.
-    pub fn touch_free(&self, count: usize) {
-        self.touch(self.free.iter().rev().take(count).map(|&slot| LockId(slot)));
+    /// Likewise those that the next keys will have, but for so many: so many.
+    pub fn prefetch_free(&self, skip: usize, count: usize) {
+        self.prefetch(self.free.iter().rev().skip(skip).take(count).map(|&slot| LockId(slot)));
     }
 
     /// Asks for a lock. An owner has at most one request waiting.

@@ -1,7 +1,7 @@
 //! All rows of one worker: its arena, and the fragments in it by partition and table. It knows nothing of transactions:
 //! what it has is committed.
 
-use std::{cmp::Ordering, collections::BTreeSet, hint::black_box, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
 use smallvec::SmallVec;
 use twofold_proto::{
@@ -10,13 +10,14 @@ use twofold_proto::{
     message::{CopyRow, Image},
     operation::{BodyRef, OperationKind, Refusal, ResultCode},
     placement::KeyHash,
+    prefetch,
     schema::Schema,
     time::ClusterTime,
     wire::put_block_with,
 };
 
 use crate::{
-    arena::{Arena, NewRow, StoredRow, compare_versions, touch_lines},
+    arena::{Arena, NewRow, StoredRow, compare_versions},
     evaluate::{CurrentRow, append_scanned, holds},
     fragment::{Fragment, Group},
     ordered::Indexes,
@@ -39,9 +40,6 @@ pub struct Store {
 /// Keys of equal tag in a fragment past which there is no other. Tags are 32 bits of hash: even a fragment of 2^31 rows
 /// has no such groups, unless somebody makes them, to whom each is a row that others wait for.
 pub const TAG_ROWS_MAX: usize = 16;
-
-/// Rows that are brought into the cache at once: so many cache misses a core has under way, and more.
-const TOUCHED_TOGETHER: usize = 16;
 
 /// Where copying a partition goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -224,29 +222,22 @@ impl Store {
         Some(self.arena.row(row))
     }
 
-    /// Brings the rows of these places into the cache, in rounds: each looks at all places and depends on the round
-    /// before alone, so that its cache misses overlap. Nothing depends on what is read.
-    pub fn touch(&self, places: &[Place]) {
-        // Short loops: what a core has under way at once ends where its reorder buffer does, after some 300 instructions.
-        let mut seen = 0;
-        for place in places {
-            let fragments = &self.partitions[usize::from(place.partition.0)];
-            seen ^= fragments.first().map_or(0, |(table, _)| table.0);
-        }
-        black_box(seen);
+    /// Has the index entries of these places brought into the cache. Nothing depends on it.
+    pub fn prefetch_entries(&self, places: impl Iterator<Item = Place>) {
         for place in places {
             if let Some(fragment) = self.fragment(place.table, place.partition) {
-                seen ^= fragment.touch(place.tag);
+                fragment.prefetch(place.tag);
             }
         }
-        black_box(seen);
-        let row = |place: &Place| self.fragment(place.table, place.partition)?.candidate(place.tag);
-        for group in places.chunks(TOUCHED_TOGETHER) {
-            let mut rows = [&[][..]; TOUCHED_TOGETHER];
-            for (bytes, id) in rows.iter_mut().zip(group.iter().filter_map(row)) {
-                *bytes = self.arena.cell(id);
+    }
+
+    /// Likewise the rows, by entries that have come meanwhile.
+    pub fn prefetch_rows(&self, places: impl Iterator<Item = Place>) {
+        for place in places {
+            let fragment = self.fragment(place.table, place.partition);
+            if let Some(row) = fragment.and_then(|fragment| fragment.candidate(place.tag)) {
+                prefetch::lines(self.arena.cell(row));
             }
-            black_box(rows.iter().fold(0, |seen, row| seen ^ touch_lines(row)));
         }
     }
 

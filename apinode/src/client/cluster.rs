@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use twofold_proto::{
     config::ClusterConfig,
     ids::{Endpoint, Incarnation, PartitionId, WorkerId},
-    link::{FrameHeader, Messages, Received},
+    link::{FrameHeader, Message, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput},
     message::{self, Catalog, Kind, Life, put_control},
     placement::PartitionMap,
     time::Duration,
     view::View,
-    wire::{Malformed, Writer},
+    wire::{Malformed, Reader, Writer},
 };
 
-use super::{Client, Effect, NEVER};
+use super::{Client, Effect, NEVER, calls::AHEAD};
 
 /// How soon workers are told that the mark has moved, if something goes to them anyway; and at the latest.
 const MARK_EVERY: Duration = Duration::from_millis(20);
@@ -152,7 +152,10 @@ impl Client {
         let received = self.links.receive(id, header)?;
         self.epoch = self.epoch.max(header.epoch);
         if received == Received::New {
+            let mut ahead = Messages::new(payload);
+            ahead.by_ref().take(AHEAD).for_each(|message| self.prefetch_call(message));
             for message in Messages::new(payload) {
+                ahead.next().into_iter().for_each(|message| self.prefetch_call(message));
                 let message = message?;
                 let kind = Kind::from_number(message.kind)?;
                 if is_worker {
@@ -172,6 +175,16 @@ impl Client {
             self.links.get_mut(id);
         }
         Ok(())
+    }
+
+    /// Has the call that a message answers brought into the cache, if it is that of a single operation.
+    fn prefetch_call(&self, message: Result<Message<'_>, Malformed>) {
+        let Ok(message) = message else { return };
+        if (message.kind == Kind::OperationConf as u8 || message.kind == Kind::WriteConf as u8)
+            && let Ok(request) = Reader::new(message.body, "answer").u32()
+        {
+            self.calls.prefetch(request);
+        }
     }
 
     fn on_worker_message(&mut self, link: LinkId, kind: Kind, body: &[u8]) -> Result<(), Malformed> {

@@ -4,7 +4,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | `cluster` | config, views, catalog; links to the workers, and which of them serves which partition |
-//! | `calls` | messages that await an answer: sending, trying again, deadlines |
+//! | `calls` | messages that await an answer |
+//! | `dispatch` | calls on their way: sending, trying again, deadlines |
 //! | `operations` | independent operations and steps of scans |
 //! | `ranges` | steps of scans by index, over all workers |
 //! | `transactions` | transactions in one request, and interactive ones |
@@ -31,6 +32,7 @@
 mod calls;
 mod catalog;
 mod cluster;
+mod dispatch;
 mod durable;
 mod operations;
 mod outcome;

@@ -22,7 +22,8 @@ use crate::request::{Answer, Durability, Failure, Operations, Options, Request, 
 
 use super::{
     Client,
-    calls::{Call, Owner, SWEEP_EVERY, Stage, Work},
+    calls::{Call, Owner, Stage, Work},
+    dispatch::SWEEP_EVERY,
 };
 
 /// An independent request, until all its operations are answered.

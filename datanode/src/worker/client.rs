@@ -21,7 +21,7 @@ use twofold_storage::{
 
 use super::{
     Peer, Worker,
-    query::{Origin, Wait},
+    local::{Origin, Wait},
 };
 
 /// Requests and transactions that a worker has open at once; more get a temporary error.

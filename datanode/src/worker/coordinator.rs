@@ -20,7 +20,8 @@ use twofold_proto::{
 
 use super::{
     Peer, Task, Worker,
-    query::{Origin, lock_mode, parse_results, results_too_large},
+    local::Origin,
+    query::{lock_mode, parse_results, results_too_large},
 };
 
 /// A participant, as its TC sees it.

@@ -12,7 +12,7 @@ use twofold_storage::{
     store::Expired,
 };
 
-use super::{Peer, Worker, partition::Part, query::Origin, replication::outstanding, waits::Action};
+use super::{Peer, Worker, local::Origin, partition::Part, replication::outstanding, waits::Action};
 use crate::local::Word;
 
 /// How long a client may be without a connection before its session ends here.

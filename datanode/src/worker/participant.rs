@@ -13,8 +13,8 @@ use twofold_storage::{lock::LockKey, store::Place};
 
 use super::{
     Task, Worker,
+    local::{Local, Origin, PendingWrite},
     partition::{Parked, Part},
-    query::{Local, Origin, PendingWrite},
     replication::WriteSet,
     waits::Action,
 };

@@ -7,6 +7,7 @@ use twofold_proto::{
     ids::{Endpoint, Epoch, NodeId, ViewNumber},
     links::LinkId,
     message::{Coordinator, DecideReq, Life, OutcomeReq, PrepareReq, ReplicaState},
+    prefetch,
 };
 
 /// A partition as one worker sees it. Each operation looks at one of thousands, so what it needs is kept in two cache
@@ -50,9 +51,12 @@ impl Partition {
         self.replicas.iter().filter(move |(_, part)| *part >= least).map(|(link, _)| *link)
     }
 
-    /// Reads something of each of its cache lines; see [`super::ahead`].
-    pub fn touch(&self) -> usize {
-        self.open.len() ^ self.replicas.len() ^ self.number as usize ^ usize::from(self.serving)
+    /// Has its cache lines brought into the cache; see [`super::ahead`].
+    pub fn prefetch(&self) {
+        prefetch::line(&self.serving);
+        prefetch::line(&self.number);
+        prefetch::line(&self.open);
+        prefetch::line(&self.replicas);
     }
 }
 

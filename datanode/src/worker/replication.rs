@@ -1,14 +1,15 @@
 //! Write sets and decisions: from the primary to the replicas, and at the replicas.
 
-use super::{Said, Task, Worker, outcome::Doubt, partition::Part, query::Origin, slab::spare, waits::Action};
+use super::{Said, Task, Worker, local::Origin, outcome::Doubt, partition::Part, slab::spare, waits::Action};
 use smallvec::SmallVec;
 use twofold_proto::{
     ids::{PartitionId, TableId, Version, ViewNumber},
     links::{LinkId, Links},
     message::{DecideOrd, Image, Kind, Outcome, Participant, WriteSetHeader},
+    prefetch,
     wire::{Malformed, Reader, Writer},
 };
-use twofold_storage::{arena::touch_lines, store::Place};
+use twofold_storage::store::Place;
 
 /// A write set that is not decided: the same at the primary and at replicas.
 ///
@@ -84,19 +85,22 @@ impl WriteSet {
         self.images.clear();
     }
 
-    /// Reads something of each of its cache lines; see [`super::ahead`].
-    pub fn touch(&self) -> usize {
-        let header = self.header.number
-            ^ self.header.commit_number
-            ^ self.header.stamp.0
-            ^ self.header.transaction.number;
-        let lists = self.participants.len() ^ self.images.len() ^ usize::from(self.interest.is_some());
-        header as usize ^ lists ^ self.local.unwrap_or(0) as usize
+    /// Has its cache lines brought into the cache; see [`super::ahead`].
+    pub fn prefetch(&self) {
+        prefetch::line(&self.header.transaction);
+        prefetch::line(&self.header.number);
+        prefetch::line(&self.header.stamp);
+        prefetch::line(&self.place);
+        prefetch::line(&self.participants);
+        prefetch::line(&self.images);
+        prefetch::line(&self.interest);
+        prefetch::line(&self.local);
+        prefetch::line(&self.confirmed);
     }
 
-    /// Likewise of the images.
-    pub fn touch_images(&self) -> usize {
-        touch_lines(&self.images).into()
+    /// Likewise the images.
+    pub fn prefetch_images(&self) {
+        prefetch::lines(&self.images);
     }
 
     /// Takes a message in. If it is malformed, this is no write set.

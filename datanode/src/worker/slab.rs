@@ -68,9 +68,9 @@ impl<T: Default> Slab<T> {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }
 
-    /// The values that will be used next, so many at most.
-    pub fn next_recycled(&self, count: usize) -> impl Iterator<Item = &T> {
-        self.spare.iter().rev().take(count).map(|value| &**value)
+    /// The values that will be used next, but for so many: so many at most.
+    pub fn next_recycled(&self, skip: usize, count: usize) -> impl Iterator<Item = &T> {
+        self.spare.iter().rev().skip(skip).take(count).map(|value| &**value)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {

@@ -20,9 +20,9 @@ use twofold_storage::lock::LockKey;
 
 use super::{
     DataPeer, Peer, Task, Worker,
+    local::{Local, LocalPartition, Origin},
     outcome::OUTCOMES_IN_MESSAGE,
     partition::{Parked, Part},
-    query::Origin,
     replication::outstanding,
     waits::Action,
     worker_of,
@@ -280,8 +280,7 @@ impl Worker {
                 self.coordinate_independent(local, &header);
             }
         }
-        let here =
-            |local: &super::query::Local| local.partitions.iter().any(|here| here.partition == partition);
+        let here = |local: &Local| local.partitions.iter().any(|here| here.partition == partition);
         let here: Vec<u32> =
             self.locals.iter().filter(|(_, local)| here(local)).map(|(slot, _)| slot).collect();
         for slot in here {
@@ -545,7 +544,7 @@ impl Worker {
             let write_set = self.write_sets.get_mut(slot).expect("open");
             write_set.local = Some(local);
             let partitions = &mut self.locals.get_mut(local).expect("adopted").partitions;
-            partitions.push(super::query::LocalPartition { partition, operations: 0, write_set: Some(slot) });
+            partitions.push(LocalPartition { partition, operations: 0, write_set: Some(slot) });
         }
     }
 

@@ -6,7 +6,7 @@ use twofold_proto::{
     config::{Address, ClusterConfig, DataNodeConfig},
     error::ErrorCode,
     ids::{Endpoint, Epoch, Incarnation, NodeId, TransactionId, ViewNumber, WorkerId},
-    link::{FRAME_HEADER, FrameHeader, Messages, PROTOCOL_VERSION},
+    link::{FRAME_HEADER, FrameHeader, Hello, HelloReply, Messages, PROTOCOL_VERSION},
     links::{LinkEffect, LinkId, LinkInput, Linked},
     machine::Machine,
     message::{
