@@ -25,9 +25,11 @@ impl Process {
     }
 }
 
-/// This process, and the servers that it puts load on.
+/// This process, those that put load on with it, and the servers that they put it on.
 #[derive(Clone, Debug)]
 pub struct Processes {
+    /// The others that put load on.
+    pub clients: Vec<u32>,
     /// The servers.
     pub servers: Vec<Process>,
 }
@@ -45,13 +47,14 @@ impl Processes {
                 |&pid| Process::of(pid).ok_or_else(|| format!("--server-pids: there is no process {pid}"));
             pids.iter().map(find).collect::<Result<_, _>>()?
         };
-        Ok(Processes { servers })
+        Ok(Processes { clients: Vec::new(), servers })
     }
 
     /// What all have used by now.
     pub fn sample(&self) -> Sample {
         let servers = self.servers.iter().map(|process| Stat::of(process.pid).map(|stat| stat.cpu));
-        let own = Stat::of(std::process::id()).map_or(Duration::ZERO, |stat| stat.cpu);
+        let clients = [std::process::id()].into_iter().chain(self.clients.iter().copied());
+        let own = clients.filter_map(Stat::of).map(|stat| stat.cpu).sum();
         Sample { at: Instant::now(), own, servers: servers.collect() }
     }
 
@@ -93,7 +96,7 @@ pub struct Sample {
 /// CPU time used, in seconds per second.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Usage {
-    /// By this process.
+    /// By this process, and those that put load on with it.
     pub own: f64,
     /// By each server.
     pub servers: BTreeMap<String, f64>,
@@ -194,7 +197,7 @@ mod tests {
     fn usage_is_per_second_and_leaves_out_who_is_gone() {
         let at = Instant::now();
         let names = ["a", "b"].map(|name| Process { pid: 1, name: name.into() });
-        let processes = Processes { servers: names.to_vec() };
+        let processes = Processes { clients: Vec::new(), servers: names.to_vec() };
         let second = Duration::from_secs(1);
         let before = Sample { at, own: second, servers: vec![Some(second), Some(second)] };
         let after = Sample { at: at + 4 * second, own: 3 * second, servers: vec![Some(2 * second), None] };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use twofold_proto::time::{Duration, Time};
 
 /// Latencies are told apart from about this many nanoseconds on, to three digits.
@@ -90,6 +91,34 @@ impl Latencies {
     }
 }
 
+/// A tally on its way from one process to another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TallyRecord {
+    done: u64,
+    /// Latencies, and how many.
+    latencies: Vec<(u64, u64)>,
+    failed: BTreeMap<String, u64>,
+    retried: BTreeMap<String, u64>,
+}
+
+impl From<Tally> for TallyRecord {
+    fn from(mut tally: Tally) -> TallyRecord {
+        let recorded = tally.latencies.histogram().iter_recorded();
+        let latencies = recorded.map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+        TallyRecord { done: tally.done, latencies, failed: tally.failed, retried: tally.retried }
+    }
+}
+
+impl From<TallyRecord> for Tally {
+    fn from(record: TallyRecord) -> Tally {
+        let mut latencies = Latencies::default();
+        for (latency, count) in record.latencies {
+            latencies.histogram.saturating_record_n(latency, count);
+        }
+        Tally { done: record.done, latencies, failed: record.failed, retried: record.retried }
+    }
+}
+
 /// What happened in the window, or in the whole phase where it says so.
 #[derive(Clone, Default, Debug)]
 pub struct Tally {
@@ -146,5 +175,13 @@ mod tests {
         assert_eq!(histogram.len(), 6);
         assert!((9_900..=10_100).contains(&histogram.value_at_quantile(0.5)));
         assert!(histogram.max() >= LATENCY_MAX, "{}", histogram.max());
+        // As another process hears of them.
+        let mut tally = Tally { done: 6, latencies: all.clone(), ..Tally::default() };
+        tally.fail("why");
+        let record = TallyRecord::from(tally);
+        let told: TallyRecord = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        let mut heard = Tally::from(told);
+        assert_eq!((heard.done, heard.failed["why"]), (6, 1));
+        assert_eq!(heard.latencies.histogram(), all.histogram());
     }
 }

@@ -2,6 +2,7 @@
 
 mod definers;
 mod rows;
+mod shares;
 
 use std::{
     path::PathBuf,
@@ -14,10 +15,11 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use twofold_apinode::request;
 use twofold_client::embed::Thread;
-use twofold_proto::{random::Random, schema::Schema, time::Time};
+use twofold_proto::{message::Catalog, random::Random, schema::Schema, time::Time};
 use twofold_runtime::{Clock, clock};
 
 use crate::{
@@ -31,6 +33,7 @@ use crate::{
 
 use definers::{DEFINERS_MAX, Definers, Draw, KEYS_MAX, Outcome, Plan};
 use rows::{COLUMN_BYTES, Operations, Phase};
+use shares::{Order, Share};
 
 /// The table, if none is named.
 const TABLE: &str = "bench_lookup";
@@ -40,6 +43,8 @@ const HEAD_START: Duration = Duration::from_millis(20);
 const STILL_MAX: Duration = Duration::from_secs(60);
 /// Rows are at most so long: the body of an operation has to hold one, and the table the columns.
 const ROW_SIZE_MAX: u16 = 4000;
+/// More processes than that no machine has any use for.
+const PROCESSES_MAX: u16 = 64;
 /// Operations under way that one client takes.
 const IN_FLIGHT_MAX: u32 = 1 << 17;
 
@@ -118,6 +123,15 @@ pub struct Arguments {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(IN_FLIGHT_MAX)))]
     in_flight: u32,
 
+    /// Processes over which the threads are spread
+    #[arg(long, env = "TWOFOLD_BENCH_PROCESSES", value_name = "COUNT", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(PROCESSES_MAX)))]
+    processes: u16,
+
+    /// Which process this is, told by the first
+    #[arg(long, hide = true, default_value_t = 0)]
+    share: u16,
+
     /// Operations that a thread hands to its client in one turn at most [default: no limit]
     #[arg(long, env = "TWOFOLD_BENCH_BATCH_LIMIT", value_parser = clap::value_parser!(u32).range(1..))]
     batch_limit: Option<u32>,
@@ -194,6 +208,7 @@ struct Settings {
     rows: u64,
     row_size: u16,
     keys: String,
+    processes: u16,
     threads: usize,
     definers: usize,
     batch: u32,
@@ -241,11 +256,21 @@ impl Load {
     }
 }
 
+/// The threads of a process, of so many.
+fn share_of(threads: usize, share: u16, processes: u16) -> std::ops::Range<usize> {
+    let bound = |share: u16| threads * usize::from(share) / usize::from(processes);
+    bound(share)..bound(share + 1)
+}
+
 struct Bench<'a> {
     arguments: &'a Arguments,
     load: Load,
     seed: u64,
+    /// The number of this process's first thread.
+    first: usize,
     threads: Vec<Thread<Plan>>,
+    /// The other processes, in the first.
+    shares: Vec<Share>,
     outcomes: Receiver<Outcome>,
     progress: Vec<Arc<AtomicU64>>,
     processes: Processes,
@@ -257,23 +282,36 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     if usize::from(arguments.assign) >= usize::from(arguments.row_size) / COLUMN_BYTES {
         return Err("--assign: at most all columns of a row but its first".into());
     }
+    if usize::from(arguments.processes) > load.threads {
+        return Err(format!("--processes: each has a thread at least, and there are {}", load.threads).into());
+    }
     let cluster = Cluster::find(&arguments.cluster)?;
-    let processes = Processes::find(&arguments.server_pids, cluster.found.servers())?;
+    let mut processes = Processes::find(&arguments.server_pids, cluster.found.servers())?;
     let (sender, outcomes) = channel();
-    let progress: Vec<Arc<AtomicU64>> = (0..load.threads).map(|_| Arc::default()).collect();
+    let own = share_of(load.threads, arguments.share, arguments.processes);
+    let progress: Vec<Arc<AtomicU64>> = own.clone().map(|_| Arc::default()).collect();
     let start = |(number, progress): (usize, &Arc<AtomicU64>)| {
         let (sender, progress) = (sender.clone(), progress.clone());
         cluster.start(number as u16, move || Definers::new(sender, progress))
     };
-    let threads = progress.iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+    let threads = own.clone().zip(&progress).map(start).collect::<Result<Vec<_>, _>>()?;
+    let others = if arguments.share == 0 { 1..arguments.processes } else { 0..0 };
+    let shares = others.map(|number| Share::start(number, sender.clone())).collect::<Result<Vec<_>, _>>()?;
+    processes.clients = shares.iter().map(Share::pid).collect();
     let seed = arguments.seed.unwrap_or_else(clock::random_seed);
-    let bench = Bench { arguments, load, seed, threads, outcomes, progress, processes };
+    let mut bench =
+        Bench { arguments, load, seed, first: own.start, threads, shares, outcomes, progress, processes };
+    if arguments.share > 0 {
+        shares::serve(|order| bench.run_share(&order))?;
+        return Ok(Verdict::Fine);
+    }
     let results = bench.run()?;
     let settings = Settings {
         mode: format!("{:?}", arguments.mode).to_lowercase(),
         rows: arguments.rows,
         row_size: arguments.row_size,
         keys: format!("{:?}", arguments.keys).to_lowercase(),
+        processes: arguments.processes,
         threads: load.threads,
         definers: load.definers,
         batch: load.batch,
@@ -289,19 +327,23 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
 }
 
 impl Bench<'_> {
-    fn run(&self) -> Result<Vec<PhaseResult>, Failure> {
+    fn run(&mut self) -> Result<Vec<PhaseResult>, Failure> {
         let Load { threads, definers, batch } = self.load;
         println!(
-            "lookup: {} rows of 8 + {} bytes, {definers} definers × {batch} operations in {threads} threads, \
-             keys {:?}, seed {}",
-            self.arguments.rows, self.arguments.row_size, self.arguments.keys, self.seed
+            "lookup: {} rows of 8 + {} bytes, {definers} definers × {batch} operations in {threads} threads of {} \
+             processes, keys {:?}, seed {}",
+            self.arguments.rows,
+            self.arguments.row_size,
+            self.arguments.processes,
+            self.arguments.keys,
+            self.seed
         );
         println!("{}", report::heading());
         let mut results = Vec::new();
         for run in 1..=self.arguments.runs {
-            let schema = Arc::new(self.prepare_table()?);
+            let (catalog, schema) = self.prepare_table()?;
             for &phase in &self.arguments.phases {
-                let result = self.run_phase(phase, run, &schema)?;
+                let result = self.run_phase(phase, run, catalog, &schema)?;
                 println!("{}", report::line(&result));
                 results.push(result);
             }
@@ -310,7 +352,7 @@ impl Bench<'_> {
     }
 
     /// Creates the table where it is to be filled, and has all threads know it.
-    fn prepare_table(&self) -> Result<Schema, Failure> {
+    fn prepare_table(&self) -> Result<(u64, Schema), Failure> {
         let name = &self.arguments.table;
         let first = &self.threads[0];
         let mut catalog = first.catalog(0)?;
@@ -324,7 +366,13 @@ impl Bench<'_> {
         for thread in &self.threads[1..] {
             thread.catalog(catalog.version)?;
         }
-        let schema = native::schema(&catalog, name)?;
+        Ok((catalog.version, self.schema(&catalog)?))
+    }
+
+    /// The table as the catalog has it.
+    fn schema(&self, catalog: &Catalog) -> Result<Schema, Failure> {
+        let name = &self.arguments.table;
+        let schema = native::schema(catalog, name)?;
         let columns = schema.columns.len() - 1;
         let expected = rows::table(name, columns);
         if columns == 0 || schema.columns != expected.columns || schema.primary_key != expected.primary_key {
@@ -340,15 +388,43 @@ impl Bench<'_> {
         Ok(schema)
     }
 
-    fn run_phase(&self, phase: Phase, run: u32, schema: &Schema) -> Result<PhaseResult, Failure> {
+    fn run_phase(
+        &mut self,
+        phase: Phase,
+        run: u32,
+        catalog: u64,
+        schema: &Schema,
+    ) -> Result<PhaseResult, Failure> {
         let arguments = self.arguments;
         let start = Clock.now() + HEAD_START;
         let window = match phase.is_pass() {
             true => Window::unbounded(start),
             false => Window::timed(start, arguments.warm_up, arguments.measure, arguments.cool_down),
         };
-        let mut random = Random::new(self.seed);
-        for (number, thread) in self.threads.iter().enumerate() {
+        let order = Order::new(phase, catalog, self.seed, window);
+        self.shares.iter_mut().try_for_each(|share| share.tell(&order))?;
+        self.tell_threads(phase, window, self.seed, schema);
+        let (tally, _, seconds, before, after) = self.watch(phase, run, window)?;
+        let usage = self.processes.between(&before, &after);
+        Ok(PhaseResult::new(phase.name(), run, seconds, tally, &usage))
+    }
+
+    /// As one of the other processes: its share of a phase.
+    fn run_share(&mut self, order: &Order) -> Result<Outcome, Failure> {
+        let mut catalogs = self.threads.iter().map(|thread| thread.catalog(order.catalog));
+        let catalog = catalogs.next_back().expect("each process has a thread")?;
+        catalogs.try_for_each(|catalog| catalog.map(drop))?;
+        let (schema, window) = (self.schema(&catalog)?, order.window());
+        self.tell_threads(order.phase, window, order.seed, &schema);
+        let (tally, finished, ..) = self.watch(order.phase, 1, window)?;
+        Ok(Outcome { tally, finished })
+    }
+
+    fn tell_threads(&self, phase: Phase, window: Window, seed: u64, schema: &Schema) {
+        let arguments = self.arguments;
+        let mut random = Random::new(seed);
+        (0..self.first).for_each(|_| _ = random.fork());
+        for (number, thread) in (self.first..).zip(&self.threads) {
             let share = self.load.keys_of(number, arguments.rows);
             let draw = match phase.is_pass() {
                 true => Draw::Pass(share),
@@ -367,20 +443,25 @@ impl Bench<'_> {
                 turn_limit: arguments.batch_limit.unwrap_or(u32::MAX),
             });
         }
-        let (tally, seconds, before, after) = self.watch(phase, run, window)?;
-        let usage = self.processes.between(&before, &after);
-        Ok(PhaseResult::new(phase.name(), run, seconds, tally, &usage))
     }
 
     /// Waits for the end of a phase, with a progress bar; takes samples of CPU time where the window begins and ends.
-    fn watch(&self, phase: Phase, run: u32, window: Window) -> Result<(Tally, f64, Sample, Sample), Failure> {
+    fn watch(
+        &mut self,
+        phase: Phase,
+        run: u32,
+        window: Window,
+    ) -> Result<(Tally, Time, f64, Sample, Sample), Failure> {
         let timed = window.end != Time(u64::MAX);
         let length =
             if timed { window.end.since(window.start).as_millis() as u64 } else { self.arguments.rows };
-        let bar = report::progress_bar(format!("{} {run}", phase.name()), length);
+        let bar = match self.arguments.share {
+            0 => report::progress_bar(format!("{} {run}", phase.name()), length),
+            _ => ProgressBar::hidden(),
+        };
         let mut tally = Tally::default();
         let (mut before, mut after): (Option<Sample>, Option<Sample>) = (None, None);
-        let (mut waiting, mut finished) = (self.threads.len(), window.start);
+        let (mut waiting, mut finished) = (self.threads.len() + self.shares.len(), window.start);
         let (mut seen, mut moved) = (0, window.start);
         while waiting > 0 {
             let now = Clock.now();
@@ -402,6 +483,9 @@ impl Bench<'_> {
                     return Err("the threads of the clients have ended".into());
                 }
             }
+            if self.shares.iter_mut().any(Share::has_ended) {
+                return Err("a process with a share of the load has ended".into());
+            }
             let answered: u64 = self.progress.iter().map(|progress| progress.load(Ordering::Relaxed)).sum();
             let now = Clock.now();
             if answered != seen || now < window.start {
@@ -421,7 +505,7 @@ impl Bench<'_> {
         bar.finish_and_clear();
         let last = self.processes.sample();
         let seconds = finished.min(window.until).since(window.from).as_secs_f64();
-        Ok((tally, seconds, before.unwrap_or_else(|| last.clone()), after.unwrap_or(last)))
+        Ok((tally, finished, seconds, before.unwrap_or_else(|| last.clone()), after.unwrap_or(last)))
     }
 }
 
@@ -435,6 +519,7 @@ mod tests {
         assert_eq!((0..3).map(|thread| load.definers_of(thread)).collect::<Vec<_>>(), [3, 3, 2]);
         let shares: Vec<_> = (0..3).map(|thread| load.keys_of(thread, 10)).collect();
         assert_eq!(shares, [0..3, 3..6, 6..10]);
+        assert_eq!((0..3).map(|share| share_of(8, share, 3)).collect::<Vec<_>>(), [0..2, 2..5, 5..8]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn table(name: &str, columns: usize) -> Table {
 }
 
 /// What is done with rows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum Phase {
     /// Puts each row
     Insert,
