@@ -26,6 +26,8 @@ use super::{
 
 /// Requests and transactions that a worker has open at once; more get a temporary error.
 const OPEN_MAX: usize = 200_000;
+/// Of those, what one client may have: there is room for others whatever one does.
+const OPEN_OF_CLIENT_MAX: usize = OPEN_MAX / 4;
 /// How many views a client may be ahead.
 const VIEWS_AHEAD_MAX: u64 = 1000;
 
@@ -36,6 +38,16 @@ pub(super) enum Observer {
     Request { client: LinkId, kind: Kind, body: Vec<u8>, left: usize },
     /// A read without a lock in a statement.
     Statement { slot: u32, transaction: TransactionId },
+}
+
+impl Observer {
+    /// The client that waits.
+    fn client(&self) -> Option<LinkId> {
+        match self {
+            Observer::Request { client, .. } => Some(*client),
+            Observer::Statement { .. } => None,
+        }
+    }
 }
 
 impl Worker {
@@ -101,10 +113,33 @@ impl Worker {
                 format!("{open} requests are open on node {}", self.own.node),
             ));
         }
+        let of_client = match self.peers.get(&client) {
+            Some(Peer::Client(peer)) => peer.open,
+            _ => 0,
+        };
+        if of_client >= OPEN_OF_CLIENT_MAX {
+            let node = self.own.node;
+            let text = format!("the client has {of_client} requests and transactions open on node {node}");
+            return Err(Error::new(ErrorCode::Overloaded, text));
+        }
         if kept <= CLIENT_LINK_BYTES_MAX {
             return Ok(());
         }
         Err(Error::new(ErrorCode::Overloaded, format!("the client has not read {kept} bytes of answers")))
+    }
+
+    /// Something of a client is open from now on.
+    pub(super) fn opened(&mut self, client: LinkId) {
+        if let Some(Peer::Client(peer)) = self.peers.get_mut(&client) {
+            peer.open += 1;
+        }
+    }
+
+    /// Something of a client has ended. One that is gone is not counted any more.
+    pub(super) fn ended(&mut self, client: LinkId) {
+        if let Some(Peer::Client(peer)) = self.peers.get_mut(&client) {
+            peer.open -= 1;
+        }
     }
 
     /// The link to a client, for another message. A client that has far too much to read goes instead.
@@ -187,6 +222,9 @@ impl Worker {
     pub(super) fn observe(&mut self, observer: Observer) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        if let Some(client) = observer.client() {
+            self.opened(client);
+        }
         self.observers.insert(ticket, observer);
         ticket
     }
@@ -198,7 +236,11 @@ impl Worker {
             Some(Observer::Request { left, .. }) if *left > 1 => return *left -= 1,
             Some(_) => {}
         }
-        match self.observers.remove(&ticket).expect("just seen") {
+        let observer = self.observers.remove(&ticket).expect("just seen");
+        if let Some(client) = observer.client() {
+            self.ended(client);
+        }
+        match observer {
             Observer::Statement { slot, transaction } => {
                 self.resume(slot, transaction, Wait::Decision(ticket));
             }

@@ -126,6 +126,7 @@ impl Worker {
                 prepared: Epoch::default(),
                 last_used: now,
             };
+            self.opened(client);
             self.coordinated.insert(id, coordinated);
         }
         let Some(coordinated) = self.coordinated.get_mut(&id) else {
@@ -378,6 +379,7 @@ impl Worker {
             last_used: self.now,
         };
         *self.open_epochs.entry(header.prepared).or_default() += 1;
+        self.opened(client);
         self.coordinated.insert(header.transaction, coordinated);
     }
 
@@ -541,6 +543,7 @@ impl Worker {
     /// Everybody knows: forgets the transaction.
     fn finish(&mut self, id: TransactionId) {
         let coordinated = self.coordinated.remove(&id).expect("it was decided");
+        self.ended(coordinated.client);
         self.less_open(coordinated.prepared);
     }
 
@@ -586,6 +589,7 @@ impl Worker {
         }
         self.counters.aborts += 1;
         let coordinated = self.coordinated.remove(&id).expect("just seen");
+        self.ended(coordinated.client);
         for worker in coordinated.workers {
             self.tell_worker(worker, Kind::EndOrd, &id, Task::End(self.coordinator_here(), id));
         }

@@ -27,6 +27,16 @@ pub(super) enum Origin {
     Coordinated(Coordinator),
 }
 
+impl Origin {
+    /// The client of an independent write.
+    pub fn client(&self) -> Option<LinkId> {
+        match self {
+            Origin::Independent { client, .. } => Some(*client),
+            _ => None,
+        }
+    }
+}
+
 /// What a transaction is in one partition of this worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LocalPartition {

@@ -597,6 +597,12 @@ impl Machine for Worker {
             let open = &self.partitions[usize::from(write_set.header.partition.0)].open;
             assert!(open.contains(&slot), "a write set is not in its partition's list: {write_set:?}");
         }
+        let nothing_open = self.locals.is_empty() && self.observers.is_empty() && self.coordinated.is_empty();
+        for peer in self.peers.values() {
+            if let Peer::Client(client) = peer {
+                assert!(client.open == 0 || !nothing_open, "open of {:?}: {}", client.session, client.open);
+            }
+        }
         for (transaction, slot) in &self.local_ids {
             assert!(self.locals.get(*slot).is_some_and(|local| local.id == *transaction), "{transaction:?}");
         }

@@ -46,6 +46,8 @@ pub(super) struct ClientPeer {
     pub session: Incarnation,
     /// The newest epoch that it waits for to be durable; 0: for none.
     pub wanted: Epoch,
+    /// Requests and transactions that it has open here.
+    pub open: usize,
     /// Transactions that wrote nothing, whose commit it has been told of and not confirmed, by commit number: their
     /// participants keep nothing that others could be told.
     pub read: BTreeMap<u64, (TransactionId, Epoch)>,
@@ -97,7 +99,8 @@ impl Worker {
         } else {
             let link = self.links.add(hello.from, hello.incarnation);
             let session = hello.incarnation;
-            let client = ClientPeer { session, wanted: Epoch::default(), read: BTreeMap::new(), lost: None };
+            let client =
+                ClientPeer { session, wanted: Epoch::default(), open: 0, read: BTreeMap::new(), lost: None };
             self.peers.insert(link, Peer::Client(client));
             self.outcomes.session_known(session);
             self.announce_view(link);

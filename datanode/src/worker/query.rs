@@ -62,6 +62,9 @@ impl Worker {
         local.reset(id, timestamp, origin);
         let indexed = !local.is_independent();
         let slot = self.locals.insert(local);
+        if let Some(client) = origin.client() {
+            self.opened(client);
+        }
         if indexed {
             let replaced = self.local_ids.insert(id, slot);
             assert_eq!(replaced, None, "{id:?} is here twice");
@@ -389,6 +392,9 @@ impl Worker {
     pub(super) fn end_local(&mut self, slot: u32) {
         let Some(mut local) = self.locals.remove(slot) else { return };
         self.pending_bytes -= local.bytes;
+        if let Some(client) = local.origin.client() {
+            self.ended(client);
+        }
         if !local.is_independent() {
             self.local_ids.remove(&local.id);
         }

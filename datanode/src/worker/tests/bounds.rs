@@ -190,6 +190,26 @@ fn a_client_that_reads_late_is_told_to() {
 }
 
 #[test]
+fn a_client_has_a_share_of_what_may_be_open() {
+    let mut cluster = Cluster::with_memory(1, 1 << 20);
+    let mut refused = None;
+    for number in 1..200_000 {
+        cluster.transaction(0, request(number, BEGIN), &[]);
+        let heard = cluster.hear(0);
+        if heard[0].0 == Kind::TransactionRef {
+            refused = Some((number, control::<TransactionRef>(&heard[0].1).unwrap()));
+            break;
+        }
+    }
+    let (number, refusal) = refused.expect("a client may not have all");
+    assert_eq!((number, refusal.error.code), (50_001, ErrorCode::Overloaded));
+    cluster.transaction(0, statement(7, 2, twofold_proto::message::ROLLBACK), &[]);
+    cluster.hear(0);
+    cluster.transaction(0, request(number, BEGIN), &[]);
+    assert_eq!(kinds(&cluster.hear(0)), [Kind::TransactionConf], "another has room");
+}
+
+#[test]
 fn each_wait_for_a_lock_has_its_own_time() {
     let mut cluster = Cluster::new(1);
     let hold = |cluster: &mut Cluster, number: u32, id: u64| {
