@@ -1,9 +1,13 @@
 //! `twofold-failover`: how long clients wait when a node fails.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::{Parser, ValueEnum};
-use twofold_cluster_tests::{Cluster, Gap, Journal, Load, eventually};
+use serde_json::{Value, json};
+use twofold_cluster_tests::{Cluster, Gap, Journal, Load, Output, Plot, eventually, median_and_worst};
 
 /// Starts a cluster, has data nodes fail under load, and says how long keys were out of reach.
 ///
@@ -28,6 +32,8 @@ struct Arguments {
     /// How long the load runs in each round, in seconds
     #[arg(long, default_value_t = 6)]
     seconds: u32,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -42,16 +48,19 @@ enum Fault {
 
 /// What clients saw in one round.
 struct Round {
-    at_fault: f64,
+    /// The gap of each key that it had when the node failed, in milliseconds.
+    gaps: Vec<f64>,
     later: f64,
     failed: u64,
+    /// Seconds until all nodes served again.
+    all_serve: f64,
 }
 
 /// Load before the fault, and between a fault that does not end by itself and its end.
 const STEADY: Duration = Duration::from_secs(1);
 const OUTAGE: Duration = Duration::from_millis(1500);
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let faults = match arguments.fault.is_empty() {
         true => Fault::value_variants().to_vec(),
@@ -61,15 +70,12 @@ fn main() {
         println!("this is a development build: its figures mean nothing");
     }
     let cluster = Cluster::start(&[]);
+    let (mut lines, mut results) = (Vec::new(), Vec::new());
     for fault in faults {
         let rounds: Vec<Round> =
             (0..arguments.rounds).map(|number| round(&cluster, fault, number, &arguments)).collect();
-        let column = |of: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            (values[values.len() / 2], values[values.len() - 1])
-        };
-        let (at_fault, later) = (column(|round| round.at_fault), column(|round| round.later));
+        let column = |of: fn(&Round) -> f64| median_and_worst(rounds.iter().map(of));
+        let (at_fault, later) = (column(Round::at_fault), column(|round| round.later));
         let failed = column(|round| round.failed as f64);
         println!(
             "{fault:?}, {} rounds: at the fault median {:.1} ms, worst {:.1} ms; later median {:.1} ms, worst {:.1} ms; \
@@ -82,7 +88,40 @@ fn main() {
             failed.0,
             failed.1
         );
+        lines.push((format!("{fault:?}").to_lowercase(), distribution(&rounds)));
+        results.extend(rounds.iter().map(|round| {
+            json!({
+                "fault": format!("{fault:?}").to_lowercase(),
+                "gaps_ms": round.gaps,
+                "later_ms": round.later,
+                "failed_calls": round.failed,
+                "all_serve_s": round.all_serve,
+            })
+        }));
     }
+    let title = "How long keys were out of reach when a data node failed";
+    let plot = Plot { title, x: "longest wait of a key, ms", y: "% of the keys", lines: &lines };
+    match arguments.output.write(&Value::Array(results), &plot) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Round {
+    fn at_fault(&self) -> f64 {
+        self.gaps.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+/// Which share of the keys, in percent, waited no longer.
+fn distribution(rounds: &[Round]) -> Vec<(f64, f64)> {
+    let mut gaps: Vec<f64> = rounds.iter().flat_map(|round| &round.gaps).copied().collect();
+    gaps.sort_by(f64::total_cmp);
+    let all = gaps.len() as f64;
+    gaps.into_iter().enumerate().map(|(place, gap)| (gap, 100.0 * (place + 1) as f64 / all)).collect()
 }
 
 fn micros() -> u64 {
@@ -120,20 +159,19 @@ fn round(cluster: &Cluster, fault: Fault, number: u32, arguments: &Arguments) ->
     let served_again = micros();
     let journaled = journal.finish(cluster);
     let gaps = journaled.gaps();
-    let longest = |chosen: &dyn Fn(&Gap) -> bool| {
-        gaps.iter().filter(|gap| chosen(gap)).map(Gap::millis).fold(0.0, f64::max)
-    };
+    let at_fault = gaps.iter().filter(|gap| gap.begin <= after && gap.end >= before);
     let round = Round {
-        at_fault: longest(&|gap| gap.begin <= after && gap.end >= before),
-        later: longest(&|gap| gap.begin > after),
+        gaps: at_fault.map(Gap::millis).collect(),
+        later: gaps.iter().filter(|gap| gap.begin > after).map(Gap::millis).fold(0.0, f64::max),
         failed: journaled.failed(),
+        all_serve: (served_again - before) as f64 / 1e6,
     };
     println!(
         "{fault:?} {node}: at the fault {:.1} ms, later {:.1} ms, {} failed calls; all served after {:.1} s",
-        round.at_fault,
+        round.at_fault(),
         round.later,
         round.failed,
-        (served_again - before) as f64 / 1e6
+        round.all_serve
     );
     round
 }
