@@ -103,7 +103,7 @@ const MEMCACHED: Work = Work { part: Part::Memcached, versus: "memcached", ..LOO
 pub const WORKS: [Work; 14] = [
     Work {
         name: "inserts in batches",
-        ours: native("--definers 16 --in-flight 1600 --phases insert"),
+        ours: native("--definers 16 --in-flight 1600 --batch-limit 400 --phases insert"),
         theirs: redis("--connections 16 --pipeline 100 --phases fill"),
         versus: "Redis SET, new keys, pipelined",
         reference: Some(655e3),
@@ -111,7 +111,7 @@ pub const WORKS: [Work; 14] = [
     },
     Work {
         name: "updates in batches",
-        ours: native("--definers 16 --in-flight 1600 --phases update"),
+        ours: native("--definers 16 --in-flight 1600 --batch-limit 400 --phases update"),
         theirs: redis("--connections 16 --pipeline 100 --phases set"),
         versus: "Redis SET pipelined",
         target: 1.3,

@@ -1,6 +1,7 @@
 //! Real processes, sockets, signals and kills. Not run by a bare `cargo test`; `cargo test --test processes` does.
 
 mod bad_input;
+mod bench;
 mod client;
 mod disk;
 mod failover;
