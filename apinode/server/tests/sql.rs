@@ -58,7 +58,8 @@ fn indexes_are_declared_told_and_used() {
     }
     assert_eq!(
         rows(&mut client, "SHOW INDEX FROM u"),
-        "u,0,PRIMARY,1,id,BTREE u,1,sa,1,s,BTREE u,1,sa,2,a,BTREE u,1,a,1,a,BTREE u,1,a_2,1,a,BTREE"
+        "u,0,PRIMARY,1,id,A,NULL,NULL,NULL,,BTREE,, u,1,sa,1,s,A,NULL,NULL,NULL,,BTREE,, \
+         u,1,sa,2,a,A,NULL,NULL,NULL,YES,BTREE,, u,1,a,1,a,A,NULL,NULL,NULL,YES,BTREE,, u,1,a_2,1,a,A,NULL,NULL,NULL,YES,BTREE,,"
     );
     let values: Vec<String> = (0..40).map(|id| format!("({id}, {}, 's{}')", id % 7, id % 3)).collect();
     client.done(&format!("INSERT INTO u VALUES {}, (40, NULL, 's1')", values.join(", ")));
@@ -83,6 +84,73 @@ fn indexes_are_declared_told_and_used() {
         explained(&mut client, "SELECT id FROM u WHERE s IN ('s1', 's2') ORDER BY s"),
         "SELECT,d.u,2 ranges of index sa at every worker, in order,at the data nodes,2"
     );
+}
+
+#[test]
+fn tables_are_joined() {
+    let (mut client, faults) = client();
+    client.done("CREATE TABLE u (id INT PRIMARY KEY, t_id INT, v INT, KEY (t_id))");
+    // More than go to the next step at a time.
+    let values: Vec<String> = (0..2000).map(|id| format!("({id}, 's{}', {})", id % 7, id % 100)).collect();
+    client.done(&format!("INSERT INTO t VALUES {}", values.join(", ")));
+    let values: Vec<String> = (0..1500).map(|id| format!("({id}, {}, {id})", id * 2)).collect();
+    client.done(&format!("INSERT INTO u VALUES {}", values.join(", ")));
+    let asked = |client: &mut Client, text: &str| rows(client, text);
+    assert_eq!(asked(&mut client, "SELECT COUNT(*), SUM(u.v) FROM u JOIN t ON t.id = u.t_id"), "1000,499500");
+    assert_eq!(
+        asked(&mut client, "SELECT COUNT(*), COUNT(t.id) FROM u LEFT JOIN t ON t.id = u.t_id"),
+        "1500,1000"
+    );
+    assert_eq!(
+        asked(&mut client, "SELECT COUNT(*), COUNT(u.id) FROM t LEFT JOIN u ON u.t_id = t.id"),
+        "2000,1000"
+    );
+    assert_eq!(asked(&mut client, "SELECT COUNT(*) FROM t x JOIN t y ON x.n = y.n"), "40000");
+    assert_eq!(asked(&mut client, "SELECT COUNT(*) FROM u JOIN t ON t.id < 3 AND u.id > 1498"), "3");
+    assert_eq!(
+        asked(&mut client, "SELECT COUNT(*) FROM t WHERE id IN (SELECT t_id FROM u WHERE v < 10)"),
+        "10"
+    );
+    assert_eq!(
+        asked(&mut client, "SELECT COUNT(*) FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.t_id = t.id)"),
+        "1000"
+    );
+    assert_eq!(
+        asked(&mut client, "SELECT u.id FROM u JOIN t ON t.id = u.t_id ORDER BY u.id DESC LIMIT 2"),
+        "999 998"
+    );
+    assert_eq!(
+        asked(
+            &mut client,
+            "EXPLAIN SELECT 1 FROM t JOIN u ON u.t_id = t.id LEFT JOIN t y ON y.id = u.v WHERE t.n = 3"
+        ),
+        "SELECT,d.t,scan of all partitions,at the data nodes,4 SELECT,d.u,by index t_id, for all rows so far,,NULL \
+         SELECT,d.t y,by primary key, for all rows so far, or NULLs,,NULL"
+    );
+    // What the transaction has written is joined, too.
+    client.done("BEGIN");
+    client.done("UPDATE u SET t_id = 1 WHERE id < 3");
+    assert_eq!(
+        asked(&mut client, "SELECT t.id, u.id FROM t JOIN u ON u.t_id = t.id WHERE t.id < 5 ORDER BY u.id"),
+        "1,0 1,1 1,2"
+    );
+    assert_eq!(
+        asked(&mut client, "SELECT u.id FROM t JOIN u ON u.t_id = t.id WHERE t.id = 1 ORDER BY 1 FOR UPDATE"),
+        "0 1 2"
+    );
+    client.done("ROLLBACK");
+    faults.lock().unwrap().push(Error::new(ErrorCode::Overloaded, "x"));
+    assert_eq!(client.query("SELECT 1 FROM u JOIN t ON t.id = u.t_id").number(), 1297);
+    client.done("CREATE TABLE w (id INT PRIMARY KEY, s TEXT)");
+    let values: Vec<String> = (0..40).map(|id| format!("({id}, '{}')", "x".repeat(30_000))).collect();
+    client.done(&format!("INSERT INTO w VALUES {}", values.join(", ")));
+    let heard = client.query("SELECT COUNT(*) FROM (SELECT x.s FROM w x, w y) z");
+    assert_eq!(heard.number(), 1038, "what is made is bounded");
+    assert_eq!(
+        asked(&mut client, "SELECT (SELECT MAX(id) FROM u) FROM t WHERE id = (SELECT MIN(v) FROM u)"),
+        "1499"
+    );
+    assert_eq!(client.query("SELECT (SELECT id FROM u)").number(), 1242);
 }
 
 #[test]

@@ -46,6 +46,8 @@ codes! {
     TABLE_EXISTS = 1050, "42S01";
     /// The table to be dropped is not there.
     NO_TABLE_TO_DROP = 1051, "42S02";
+    /// A column's name that may mean several.
+    AMBIGUOUS_COLUMN = 1052, "23000";
     /// There is no such column.
     UNKNOWN_COLUMN = 1054, "42S22";
     /// The server is stopping.
@@ -62,6 +64,22 @@ codes! {
     DUPLICATE_KEY = 1062, "23000";
     /// Text that is no statement.
     SYNTAX = 1064, "42000";
+    /// Two tables of one name in a statement.
+    SAME_ALIAS = 1066, "42000";
+    /// More tables than a statement may join.
+    TOO_MANY_TABLES = 1116, "HY000";
+    /// The table that is changed is read by the same statement.
+    CHANGED_TABLE = 1093, "HY000";
+    /// SELECTs of a UNION give other numbers of columns.
+    UNION_COLUMNS = 1222, "21000";
+    /// A subquery that stands for a value gives several rows.
+    SEVERAL_ROWS = 1242, "21000";
+    /// A derived table without a name.
+    NO_DERIVED_ALIAS = 1248, "42000";
+    /// ORDER BY of a UNION by a table's column.
+    ORDER_OF_PART = 1250, "42000";
+    /// More or fewer names than columns.
+    NAME_COUNT = 1353, "HY000";
     /// A name that an index cannot have.
     WRONG_KEY_NAME = 1280, "42000";
     /// Nothing was asked.
@@ -84,6 +102,8 @@ codes! {
     NO_SUCH_CONNECTION = 1094, "HY000";
     /// Anything that has no number of its own.
     UNKNOWN_ERROR = 1105, "HY000";
+    /// There is no such table of `information_schema`.
+    UNKNOWN_TABLE = 1109, "42S02";
     /// A column is named twice.
     COLUMN_TWICE = 1110, "42000";
     /// An aggregate where there can be none.

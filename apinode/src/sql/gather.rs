@@ -1,5 +1,4 @@
-//! What becomes of a SELECT's rows at the API node: those that the data nodes could not judge are filtered; they are grouped,
-//! sorted, and cut off. What has to be kept for that is bounded.
+//! What becomes of a SELECT's rows at the API node: they are grouped, sorted, and cut off. What has to be kept for that is bounded.
 
 use std::{
     cmp::Ordering,
@@ -48,6 +47,17 @@ impl PartialOrd for Key {
     }
 }
 
+/// Rows that have been seen.
+#[derive(Debug, Default)]
+pub struct Distinct(BTreeSet<Key>);
+
+impl Distinct {
+    /// Whether none like it has been seen.
+    pub fn is_new(&mut self, row: &[Datum]) -> bool {
+        self.0.insert(Key(row.to_vec()))
+    }
+}
+
 /// A row to be sorted.
 #[derive(Debug)]
 struct Sorted {
@@ -55,7 +65,7 @@ struct Sorted {
     output: Vec<Datum>,
 }
 
-/// Takes in rows of the table, and gives those of the result.
+/// Takes in joined rows for which the filter holds, and gives those of the result.
 #[derive(Debug)]
 pub struct Gather<'s> {
     select: &'s Select,
@@ -127,11 +137,6 @@ impl<'s> Gather<'s> {
     /// # Errors
     /// Those of expressions; 1038 if too much has to be kept.
     pub fn push(&mut self, row: &[Datum]) -> Result<Option<Vec<Datum>>, SqlError> {
-        if let Some(filter) = &self.select.filter
-            && !filter.holds(row, self.context)?
-        {
-            return Ok(None);
-        }
         match &self.select.group {
             Some(group) => self.add(group, row).map(|()| None),
             None => self.give(row),

@@ -8,6 +8,7 @@ use twofold_apinode::{
         bind::{BoundTable, Define, TableName},
         error::{SqlError, codes},
         expression::{Context, Level},
+        information::{Catalog, DATABASE as INFORMATION},
         plan::Access,
     },
 };
@@ -110,7 +111,7 @@ pub(super) fn databases_of_tables(handle: &Handle) -> BTreeSet<String> {
 
 /// Whether there is such a database: it was created, or there are tables in it.
 pub(super) async fn database_exists(handle: &Handle, name: &str) -> Result<bool, SqlError> {
-    if is_own(name) || name == SYSTEM || databases_of_tables(handle).contains(name) {
+    if is_own(name) || name == SYSTEM || name == INFORMATION || databases_of_tables(handle).contains(name) {
         return Ok(true);
     }
     // Without the table of databases none was created.
@@ -124,7 +125,7 @@ impl Runner {
     /// The names of all databases.
     pub(super) async fn databases(&mut self) -> Result<Vec<String>, SqlError> {
         let mut names = databases_of_tables(self.handle());
-        names.insert(twofold_apinode::sql::session::OWN_DATABASE.into());
+        names.extend([twofold_apinode::sql::session::OWN_DATABASE.into(), INFORMATION.into()]);
         let schema = self.handle().tables().newest().table(DATABASES).ok().cloned();
         if let Some(schema) = schema {
             let steps =
@@ -140,6 +141,14 @@ impl Runner {
             }
         }
         Ok(names.into_iter().collect())
+    }
+
+    /// What `information_schema` tells of.
+    pub(super) async fn catalog(&mut self) -> Result<Catalog, SqlError> {
+        let databases = self.databases().await?;
+        let newest = self.handle().tables().newest();
+        let table = |name: &str| Some((TableName::from_catalog(name), newest.table(name).ok()?.clone()));
+        Ok(Catalog { databases, tables: newest.names().filter_map(table).collect() })
     }
 
     /// Changes the catalog; how many rows or tables that concerns.

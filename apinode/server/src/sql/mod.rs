@@ -3,11 +3,14 @@
 mod connection;
 mod counters;
 mod define;
+mod explain;
+mod join;
 mod output;
 mod prepared;
 mod run;
 mod select;
 mod show;
+mod subquery;
 mod transaction;
 mod write;
 

@@ -1,6 +1,9 @@
-//! SELECT: by keys, or by a scan.
+//! SELECT, and the rows of a table: by keys, or by a scan.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+};
 
 use twofold_apinode::{
     request::{End, Isolation},
@@ -9,7 +12,7 @@ use twofold_apinode::{
         error::SqlError,
         expression::{Context, Expr},
         gather::{self, Gather},
-        plan::{Access, Pushed, Wish, access, push, rows},
+        plan::{Access, JoinPlan, Pushed, push, rows},
         value::Datum,
         wire::result::ResultColumn,
     },
@@ -26,27 +29,27 @@ use super::{Stop, output::Output, run::Runner};
 /// Rows that are read by key at a time.
 pub(super) const KEYS_AT_ONCE: usize = 512;
 
+/// The rows of a SELECT to come. Queries stand in each other, so their size is not known.
+type Selected<'r> = Pin<Box<dyn Future<Output = Result<Vec<Vec<Datum>>, Stop>> + 'r>>;
+
 /// What takes in the rows of a SELECT.
-struct Sink<'s, 'o, 'c> {
-    gather: Gather<'s>,
+pub(super) struct Sink<'s, 'o, 'c> {
+    pub gather: Gather<'s>,
     columns: Vec<ResultColumn>,
     output: Option<&'o mut Output<'c>>,
     /// Without an output rows are kept.
     kept: Vec<Vec<Datum>>,
+    bytes: usize,
 }
 
 impl Sink<'_, '_, '_> {
-    async fn take(&mut self, row: &[Datum]) -> Result<(), Stop> {
-        if let Some(row) = self.gather.push(row)? {
-            self.give(row).await?;
-        }
-        Ok(())
-    }
-
-    async fn give(&mut self, row: Vec<Datum>) -> Result<(), Stop> {
+    pub async fn take(&mut self, row: &[Datum]) -> Result<(), Stop> {
+        let Some(row) = self.gather.push(row)? else { return Ok(()) };
         match &mut self.output {
             Some(output) => output.row(&self.columns, &row).await,
             None => {
+                self.bytes += row.iter().map(Datum::bytes).sum::<usize>();
+                gather::check_kept(self.bytes)?;
                 self.kept.push(row);
                 Ok(())
             }
@@ -62,78 +65,115 @@ impl Runner {
         context: &Context<'_>,
         output: &mut Output<'_>,
     ) -> Result<(), Stop> {
+        let inner = context.within(self.given(&select.given, Vec::new(), context).await?);
         let columns = select.columns(context.parameters);
         // What is found to be wrong before the first row is an error without columns.
-        let gather = Gather::new(select, context)?;
+        let gather = Gather::new(select, &inner)?;
+        let plan = self.plan(select, &inner)?;
         output.begin(&columns);
-        let mut sink = Sink { gather, columns, output: Some(output), kept: Vec::new() };
-        self.fill(select, context, &mut sink).await?;
+        let mut sink = Sink { gather, columns, output: Some(output), kept: Vec::new(), bytes: 0 };
+        self.join(select, plan, &inner, &mut sink).await?;
         let Sink { gather, columns, output, .. } = sink;
         if let Some(output) = output {
             for row in gather.finish()? {
                 output.row(&columns, &row).await?;
             }
         }
+        context.warnings.borrow_mut().append(inner.warnings.take());
         Ok(())
     }
 
-    /// The rows of a SELECT that is a part of another statement.
-    pub(super) async fn selected(
-        &mut self,
-        select: &Select,
-        context: &Context<'_>,
-    ) -> Result<Vec<Vec<Datum>>, Stop> {
-        let gather = Gather::new(select, context)?;
-        let mut sink = Sink { gather, columns: Vec::new(), output: None, kept: Vec::new() };
-        self.fill(select, context, &mut sink).await?;
-        let Sink { gather, mut kept, .. } = sink;
-        kept.extend(gather.finish()?);
-        Ok(kept)
+    /// The rows of a SELECT that is a part of another statement, with these values of the row around it.
+    pub(super) fn selected<'r>(
+        &'r mut self,
+        select: &'r Select,
+        outer: Vec<Datum>,
+        context: &'r Context<'_>,
+    ) -> Selected<'r> {
+        Box::pin(async move {
+            let inner = context.within(self.given(&select.given, outer, context).await?);
+            let gather = Gather::new(select, &inner)?;
+            let plan = self.plan(select, &inner)?;
+            let mut sink = Sink { gather, columns: Vec::new(), output: None, kept: Vec::new(), bytes: 0 };
+            self.join(select, plan, &inner, &mut sink).await?;
+            let Sink { gather, mut kept, .. } = sink;
+            kept.extend(gather.finish()?);
+            context.warnings.borrow_mut().append(inner.warnings.take());
+            Ok(kept)
+        })
     }
 
-    async fn fill(
-        &mut self,
-        select: &Select,
-        context: &Context<'_>,
-        sink: &mut Sink<'_, '_, '_>,
-    ) -> Result<(), Stop> {
-        let Some(table) = &select.table else {
-            return sink.take(&[]).await;
-        };
-        self.touch(false)?;
-        if sink.gather.is_full() {
-            return Ok(());
+    /// How a SELECT's rows are found.
+    fn plan(&mut self, select: &Select, context: &Context<'_>) -> Result<JoinPlan, SqlError> {
+        if !select.from.sources.is_empty() {
+            self.touch(false)?;
         }
-        let needed = rows::needed_by(select);
-        let wish = Wish::of(select);
-        let access = access(table, select.filter.as_ref(), &wish, context)?;
-        match &access {
-            Access::Keys(keys) => {
-                for keys in keys.chunks(KEYS_AT_ONCE) {
-                    for (_, row) in self.read(table, keys, &needed, select.lock).await? {
-                        sink.take(&row).await?;
-                    }
-                    if sink.gather.is_full() {
-                        break;
-                    }
-                }
-                Ok(())
+        JoinPlan::new(select, context)
+    }
+
+    /// The rows of a table that this way finds, some after the others.
+    pub(super) fn reading(
+        &mut self,
+        table: &BoundTable,
+        (access, filter): (Access, Option<&Expr>),
+        columns: &[u16],
+        lock: LockMode,
+        enough: Option<u64>,
+        context: &Context<'_>,
+    ) -> Result<Reading, SqlError> {
+        let mut reading = Reading { keys: VecDeque::new(), scan: None, columns: columns.to_vec(), lock };
+        match access {
+            Access::Keys(keys) => reading.keys = keys.into(),
+            access if reading.locks(self) => {
+                reading.scan = Some(self.scan(table, filter, &access, &[], None, context)?);
             }
-            _ if select.lock != LockMode::None && self.open.is_some() => {
-                let mut scan = self.scan(table, select.filter.as_ref(), &access, &[], None, context)?;
-                while let Some(found) = self.next_keys(&mut scan, table).await? {
-                    for keys in found.chunks(KEYS_AT_ONCE) {
-                        for (_, row) in self.read(table, keys, &needed, select.lock).await? {
-                            sink.take(&row).await?;
-                        }
-                    }
-                    if sink.gather.is_full() {
-                        break;
-                    }
-                }
-                Ok(())
+            access => reading.scan = Some(self.scan(table, filter, &access, columns, enough, context)?),
+        }
+        Ok(reading)
+    }
+
+    /// The next rows.
+    pub(super) async fn next_rows(
+        &mut self,
+        reading: &mut Reading,
+        table: &BoundTable,
+    ) -> Result<Option<Vec<Vec<Datum>>>, SqlError> {
+        loop {
+            if !reading.keys.is_empty() {
+                let count = reading.keys.len().min(KEYS_AT_ONCE);
+                let keys: Vec<Vec<u8>> = reading.keys.drain(..count).collect();
+                let found = self.read(table, &keys, &reading.columns, reading.lock).await?;
+                return Ok(Some(found.into_iter().map(|(_, row)| row).collect()));
             }
-            _ => self.scan_into(table, select, (&access, &wish), &needed, context, sink).await,
+            let locks = reading.locks(self);
+            let Some(scan) = &mut reading.scan else { return Ok(None) };
+            if locks {
+                match self.next_keys(scan, table).await? {
+                    Some(keys) => reading.keys = keys.into(),
+                    None => reading.scan = None,
+                }
+                continue;
+            }
+            let Some(step) = scan.steps.next().await.map_err(|failure| failure.error)? else {
+                // What the transaction itself has written comes last.
+                reading.keys = std::mem::take(&mut scan.written).into_iter().collect();
+                reading.scan = None;
+                continue;
+            };
+            let Step { rows: results, count, held: _held } = step;
+            let mut found = Vec::with_capacity(count);
+            for result in results.iter().take(count) {
+                let result = result.map_err(|failure| failure.error.clone())?;
+                let Some(row) = rows::row(table, &scan.columns, result)? else { continue };
+                let written = !scan.written.is_empty()
+                    && scan.written.contains(&rows::key(table, &scan.columns, result)?);
+                if !written {
+                    found.push(row);
+                }
+            }
+            // Rows that are judged here take time that others want, too.
+            tokio::task::consume_budget().await;
+            return Ok(Some(found));
         }
     }
 
@@ -212,52 +252,6 @@ impl Runner {
         Ok(Scan { steps, columns: all, written, own_done: false, found })
     }
 
-    async fn scan_into(
-        &mut self,
-        table: &BoundTable,
-        select: &Select,
-        (access, wish): (&Access, &Wish),
-        needed: &[u16],
-        context: &Context<'_>,
-        sink: &mut Sink<'_, '_, '_>,
-    ) -> Result<(), Stop> {
-        let written = match &self.open {
-            Some(open) => open.has_written(table.schema.id)?,
-            None => false,
-        };
-        // What the transaction itself has written comes last, in no order.
-        if matches!(access, Access::Ranges(ranges) if ranges.ordered) && !written {
-            sink.gather.in_order(wish);
-        }
-        let enough = sink.gather.enough();
-        let mut scan = self.scan(table, select.filter.as_ref(), access, needed, enough, context)?;
-        while let Some(Step { rows: results, count, held: _held }) =
-            scan.steps.next().await.map_err(|failure| failure.error)?
-        {
-            for result in results.iter().take(count) {
-                let result = result.map_err(|failure| failure.error.clone())?;
-                let Some(row) = rows::row(table, &scan.columns, result)? else { continue };
-                let written = !scan.written.is_empty()
-                    && scan.written.contains(&rows::key(table, &scan.columns, result)?);
-                if !written {
-                    sink.take(&row).await?;
-                }
-            }
-            if sink.gather.is_full() {
-                return Ok(());
-            }
-            // Rows that are judged here take time that others want, too.
-            tokio::task::consume_budget().await;
-        }
-        let own: Vec<Vec<u8>> = scan.written.into_iter().collect();
-        for keys in own.chunks(KEYS_AT_ONCE) {
-            for (_, row) in self.read(table, keys, needed, LockMode::None).await? {
-                sink.take(&row).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// The keys of more rows that a scan finds: those that the transaction has written come last, whatever has become of them.
     pub(super) async fn next_keys(
         &mut self,
@@ -280,6 +274,21 @@ impl Runner {
         }
         tokio::task::consume_budget().await;
         Ok(Some(keys))
+    }
+}
+
+/// Rows of a table that are being read.
+pub(super) struct Reading {
+    keys: VecDeque<Vec<u8>>,
+    scan: Option<Scan>,
+    columns: Vec<u16>,
+    lock: LockMode,
+}
+
+impl Reading {
+    /// Whether rows that are found by a scan are read again, with locks.
+    fn locks(&self, runner: &Runner) -> bool {
+        self.lock != LockMode::None && runner.open.is_some()
     }
 }
 

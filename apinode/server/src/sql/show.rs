@@ -1,21 +1,21 @@
-//! SHOW, DESCRIBE, EXPLAIN.
+//! SHOW and DESCRIBE.
 
 use std::sync::Arc;
 
 use twofold_apinode::sql::{
-    bind::{BoundTable, PRIMARY, Show, Statement, TableName, describe, show_create},
+    bind::{Show, TableName, describe, show_create},
     error::{SqlError, codes},
-    expression::{Context, evaluate::like},
-    plan::{Access, Pushed, Ranges, Wish, access, interpreted, push},
+    expression::evaluate::like,
+    information::{self, View, keys},
     types::SqlType,
     value::Datum,
     wire::result::ResultColumn,
 };
-use twofold_proto::{filter::FilterBuilder, schema::Schema};
+use twofold_proto::schema::Schema;
 
 use super::{Stop, define::database_exists, output::Output, run::Runner};
 
-fn text_columns<const N: usize>(names: [&str; N]) -> Vec<ResultColumn> {
+pub(super) fn text_columns<const N: usize>(names: [&str; N]) -> Vec<ResultColumn> {
     names.map(|name| ResultColumn::computed(name, SqlType::Varchar(256))).into()
 }
 
@@ -26,19 +26,23 @@ fn is_like(name: &str, pattern: &Option<String>) -> bool {
 
 /// What SHOW INDEX tells: a row for each column of each key.
 fn index_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
-    let ordered = schema.indexes.iter().any(|index| index.columns.is_empty());
-    let primary = (0, PRIMARY, &schema.primary_key, if ordered { "BTREE" } else { "HASH" });
-    let others = schema.indexes.iter().filter(|index| !index.columns.is_empty());
-    let others = others.map(|index| (1, index.name.as_str(), &index.columns, "BTREE"));
-    let rows = std::iter::once(primary).chain(others).flat_map(|(many, key, columns, kind)| {
+    let rows = keys(schema).into_iter().flat_map(|(key, columns, unique, kind)| {
         columns.iter().enumerate().map(move |(place, &column)| {
+            let column = &schema.columns[usize::from(column)];
             vec![
                 name.table.as_str().into(),
-                Datum::Int(many),
+                Datum::Int((!unique).into()),
                 key.into(),
                 Datum::Int(place as i64 + 1),
-                schema.columns[usize::from(column)].name.as_str().into(),
+                column.name.as_str().into(),
+                "A".into(),
+                Datum::Null,
+                Datum::Null,
+                Datum::Null,
+                if column.nullable { "YES" } else { "" }.into(),
                 kind.into(),
+                "".into(),
+                "".into(),
             ]
         })
     });
@@ -70,11 +74,17 @@ impl Runner {
                 let names = tables.names().map(TableName::from_catalog);
                 let names = names.filter(|name| name.database == *database && is_like(&name.table, pattern));
                 let mut rows: Vec<Vec<Datum>> = names.map(|name| one(&name.table)).collect();
+                let of_views = database == information::DATABASE;
+                if of_views {
+                    let names = View::names().into_iter().filter(|name| is_like(name, pattern));
+                    rows.extend(names.map(one));
+                }
                 let title = format!("Tables_in_{database}");
                 let mut columns = text_columns([&title]);
                 if *full {
                     columns.extend(text_columns(["Table_type"]));
-                    rows.iter_mut().for_each(|row| row.push("BASE TABLE".into()));
+                    let kind = if of_views { "SYSTEM VIEW" } else { "BASE TABLE" };
+                    rows.iter_mut().for_each(|row| row.push(kind.into()));
                 }
                 output.rows(&columns, rows).await
             }
@@ -107,7 +117,10 @@ impl Runner {
                 columns.push(ResultColumn::computed("Non_unique", SqlType::BIGINT));
                 columns.extend(text_columns(["Key_name"]));
                 columns.push(ResultColumn::computed("Seq_in_index", SqlType::BIGINT));
-                columns.extend(text_columns(["Column_name", "Index_type"]));
+                columns.extend(text_columns(["Column_name", "Collation"]));
+                columns.push(ResultColumn::computed("Cardinality", SqlType::BIGINT));
+                columns.push(ResultColumn::computed("Sub_part", SqlType::BIGINT));
+                columns.extend(text_columns(["Packed", "Null", "Index_type", "Comment", "Index_comment"]));
                 output.rows(&columns, index_rows(name, &schema)).await
             }
             Show::Variables(pattern) => {
@@ -172,87 +185,5 @@ impl Runner {
                 output.rows(&columns, [row.map(Datum::from).to_vec()]).await
             }
         }
-    }
-
-    /// How ranges of an index are told of, and the least requests that they take: each is one to every worker, if it is not of one
-    /// partition.
-    fn by_ranges(table: &BoundTable, ranges: &Ranges) -> (String, usize) {
-        let name = &table.schema.indexes[ranges.index].name;
-        let order = match (ranges.ordered, ranges.descending) {
-            (false, _) => "",
-            (true, false) => ", in order",
-            (true, true) => ", in order from the end",
-        };
-        let of = match ranges.hash {
-            Some(_) => "in one partition",
-            None => "at every worker",
-        };
-        let count = ranges.ranges.len();
-        let word = if count == 1 { "range" } else { "ranges" };
-        (format!("{count} {word} of index {name} {of}{order}"), count)
-    }
-
-    /// Sends how a statement would be carried out, but for its end.
-    pub(super) async fn explain(
-        &mut self,
-        statement: &Statement,
-        context: &Context<'_>,
-        output: &mut Output<'_>,
-    ) -> Result<(), Stop> {
-        let (kind, table, filter, alone) = match statement {
-            Statement::Select(select) => ("SELECT", select.table.as_ref(), select.filter.as_ref(), true),
-            Statement::Insert(insert) => ("INSERT", Some(&insert.table), None, true),
-            Statement::Delete(delete) => ("DELETE", Some(&delete.table), delete.filter.as_ref(), true),
-            Statement::Update(update) => {
-                let alone =
-                    matches!(interpreted(&update.table, &update.assignments, None, context), Ok(Some(_)));
-                ("UPDATE", Some(&update.table), update.filter.as_ref(), alone)
-            }
-            _ => return Err(SqlError::not_supported("EXPLAIN of such a statement").into()),
-        };
-        let (mut way, mut messages, mut judged) = ("none".to_owned(), 0, "");
-        if let Some(table) = table {
-            let mut conditions = FilterBuilder::new();
-            let pushed = push(table, filter, context, &mut conditions)?;
-            judged = match (filter, pushed) {
-                (None, _) => "",
-                (_, Pushed::All) => "at the data nodes",
-                (_, Pushed::Part) => "partly at the data nodes",
-                (_, Pushed::Nothing) => "at the API node",
-            };
-            let found = if kind == "INSERT" {
-                Access::Keys(vec![Vec::new()])
-            } else {
-                let wish = match statement {
-                    Statement::Select(select) => Wish::of(select),
-                    _ => Wish::default(),
-                };
-                access(table, filter, &wish, context)?
-            };
-            (way, messages) = match found {
-                Access::Keys(keys) => (format!("{} by primary key", keys.len()), keys.len()),
-                Access::Ranges(ranges) => Runner::by_ranges(table, &ranges),
-                Access::Scan => {
-                    ("scan of all partitions".into(), self.handle().tables().newest().partitions.into())
-                }
-            };
-            if kind == "UPDATE" {
-                way += if alone && pushed == Pushed::All && messages == 1 {
-                    ", changed in place"
-                } else {
-                    ", read and locked first"
-                };
-            }
-        }
-        let mut columns = text_columns(["statement", "table", "access", "filter"]);
-        columns.push(ResultColumn::computed("requests", SqlType::BIGINT));
-        let row = vec![
-            kind.into(),
-            table.map_or(Datum::Null, |table| Datum::Text(table.name.to_string())),
-            Datum::Text(way),
-            judged.into(),
-            Datum::Int(messages as i64),
-        ];
-        output.rows(&columns, [row]).await
     }
 }

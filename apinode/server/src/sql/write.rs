@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use twofold_apinode::{
     request::End,
     sql::{
-        bind::{BoundTable, Conflict, Delete, Insert, Order, Source, Update},
+        bind::{Apply, BoundTable, Conflict, Delete, Insert, NewRows, Order, Update},
         error::SqlError,
         expression::{Context, Expr, Level, store::store},
         gather,
@@ -58,14 +58,21 @@ impl Runner {
         context: &Context<'_>,
     ) -> Result<Done, Stop> {
         self.touch(true)?;
+        let inner = context.within(self.given(&insert.given, Vec::new(), context).await?);
+        let result = self.insert_given(insert, now, &inner).await;
+        context.warnings.borrow_mut().append(inner.warnings.take());
+        result
+    }
+
+    async fn insert_given(&mut self, insert: &Insert, now: i64, context: &Context<'_>) -> Result<Done, Stop> {
         let selected;
         let source: Vec<Vec<Option<Datum>>> = match &insert.source {
-            Source::Select(select) => {
-                selected = self.selected(select, context).await?;
+            NewRows::Select(select) => {
+                selected = self.selected(select, Vec::new(), context).await?;
                 context.strict.set(true);
                 selected.into_iter().map(|row| row.into_iter().map(Some).collect()).collect()
             }
-            Source::Rows(list) => {
+            NewRows::Rows(list) => {
                 context.strict.set(true);
                 let value =
                     |expr: &Option<Expr>| expr.as_ref().map(|expr| expr.evaluate(&[], context)).transpose();
@@ -279,11 +286,18 @@ impl Runner {
     ) -> Result<Done, Stop> {
         self.touch(true)?;
         context.strict.set(true);
+        let inner = context.within(self.given(&update.given, Vec::new(), context).await?);
+        let result = self.update_given(update, now, &inner).await;
+        context.warnings.borrow_mut().append(inner.warnings.take());
+        result
+    }
+
+    async fn update_given(&mut self, update: &Update, now: i64, context: &Context<'_>) -> Result<Done, Stop> {
         let counts = match self.update_at_once(update, context).await? {
             Some(counts) => counts,
             None => {
-                let Update { table, filter, order, limit, .. } = update;
-                let which = Which { table, filter: filter.as_ref(), order, limit: limit.as_ref() };
+                let Update { table, applied, filter, order, limit, .. } = update;
+                let which = Which { table, applied, filter: filter.as_ref(), order, limit: limit.as_ref() };
                 self.change(&which, &What::Update(update, now), context).await?
             }
         };
@@ -299,8 +313,17 @@ impl Runner {
     pub(super) async fn delete(&mut self, delete: &Delete, context: &Context<'_>) -> Result<Done, Stop> {
         self.touch(true)?;
         context.strict.set(true);
-        let Delete { table, filter, order, limit } = delete;
-        if let Some((key, conditions)) = single(table, filter.as_ref(), order, limit.as_ref(), context)? {
+        let inner = context.within(self.given(&delete.given, Vec::new(), context).await?);
+        let result = self.delete_given(delete, &inner).await;
+        context.warnings.borrow_mut().append(inner.warnings.take());
+        result
+    }
+
+    async fn delete_given(&mut self, delete: &Delete, context: &Context<'_>) -> Result<Done, Stop> {
+        let Delete { table, applied, filter, order, limit, .. } = delete;
+        if applied.is_empty()
+            && let Some((key, conditions)) = single(table, filter.as_ref(), order, limit.as_ref(), context)?
+        {
             let mut operation =
                 Operation::new(OperationKind::Delete, &table.schema, key).map_err(Error::from)?;
             operation.conditions = conditions;
@@ -311,7 +334,7 @@ impl Runner {
             };
             return Ok(Done { affected, ..Done::default() });
         }
-        let which = Which { table, filter: filter.as_ref(), order, limit: limit.as_ref() };
+        let which = Which { table, applied, filter: filter.as_ref(), order, limit: limit.as_ref() };
         let counts = self.change(&which, &What::Delete, context).await?;
         Ok(Done { affected: counts.changed, ..Done::default() })
     }
@@ -322,7 +345,10 @@ impl Runner {
         update: &Update,
         context: &Context<'_>,
     ) -> Result<Option<Counts>, SqlError> {
-        let Update { table, assignments, filter, order, limit } = update;
+        let Update { table, assignments, applied, filter, order, limit, .. } = update;
+        if !applied.is_empty() {
+            return Ok(None);
+        }
         let Some((key, conditions)) = single(table, filter.as_ref(), order, limit.as_ref(), context)? else {
             return Ok(None);
         };
@@ -360,10 +386,13 @@ impl Runner {
         let mut sorted: Vec<Found> = Vec::new();
         let mut kept = 0;
         let columns: Vec<u16> = (0..which.table.columns.len() as u16).collect();
-        let found = access(which.table, which.filter, &Wish::default(), context)?;
+        // What does not ask subqueries finds the rows.
+        let width = which.table.columns.len();
+        let plain = which.filter.and_then(|filter| filter.without_columns_from(width));
+        let found = access(which.table, plain.as_ref(), &Wish::default(), context)?;
         let mut scan = match &found {
             Access::Keys(_) => None,
-            _ => Some(self.scan(which.table, which.filter, &found, &[], None, context)?),
+            _ => Some(self.scan(which.table, plain.as_ref(), &found, &[], None, context)?),
         };
         let mut keys = match found {
             Access::Keys(keys) => Some(keys),
@@ -377,7 +406,11 @@ impl Runner {
             let Some(more) = more else { break };
             for keys in more.chunks(KEYS_AT_ONCE) {
                 let mut batch = Vec::new();
-                for (key, row) in self.read(which.table, keys, &columns, LockMode::Exclusive).await? {
+                for (key, mut row) in self.read(which.table, keys, &columns, LockMode::Exclusive).await? {
+                    for apply in which.applied {
+                        let answer = self.answer_for(apply, &row, context).await?;
+                        row.push(answer);
+                    }
                     let holds = which.filter.map_or(Ok(true), |filter| filter.holds(&row, context))?;
                     if !holds {
                         continue;
@@ -394,7 +427,7 @@ impl Runner {
                 }
                 let left = limit.map_or(u64::MAX, |limit| limit - counts.found);
                 batch.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                self.apply(which.table, batch, what, &mut counts, context).await?;
+                self.write_found(which.table, batch, what, &mut counts, context).await?;
             }
             if limit.is_some_and(|limit| counts.found >= limit) && which.order.is_empty() {
                 break;
@@ -410,13 +443,14 @@ impl Runner {
         sorted.truncate(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
         while !sorted.is_empty() {
             let rest = sorted.split_off(sorted.len().min(KEYS_AT_ONCE));
-            self.apply(which.table, std::mem::replace(&mut sorted, rest), what, &mut counts, context).await?;
+            self.write_found(which.table, std::mem::replace(&mut sorted, rest), what, &mut counts, context)
+                .await?;
         }
         Ok(counts)
     }
 
     /// Changes rows that are locked.
-    async fn apply(
+    async fn write_found(
         &mut self,
         table: &BoundTable,
         batch: Vec<Found>,
@@ -451,6 +485,7 @@ impl Runner {
 /// Which rows a statement changes.
 struct Which<'w> {
     table: &'w BoundTable,
+    applied: &'w [Apply],
     filter: Option<&'w Expr>,
     order: &'w [Order],
     limit: Option<&'w Expr>,
@@ -485,7 +520,7 @@ fn changed(
     context: &Context<'_>,
 ) -> Result<Option<Vec<(u16, Change<'static>)>>, SqlError> {
     let width = table.columns.len();
-    // Each sees what those before it did.
+    // Each sees what those before it did, but for subqueries, whose answers stand behind the row.
     let mut current = row.to_vec();
     current.extend_from_slice(new.unwrap_or_default());
     let mut values: Vec<Option<Value>> = vec![None; width];
@@ -499,7 +534,7 @@ fn changed(
         current[*column] = Datum::from_column(value.borrowed(), definition.column_type, sql_type);
         values[*column] = Some(value);
     }
-    if current[..width] == row[..] {
+    if current[..width] == row[..width] {
         return Ok(None);
     }
     for (index, declared) in table.columns.iter().enumerate() {

@@ -177,7 +177,7 @@ impl Binder<'_> {
             ast::Expr::Identifier(ident) if !ident.value.starts_with('@') => {
                 Ok(super::constant(&Datum::Text(ident.value.clone())))
             }
-            other => self.expr(other, &Names::of(None, "field list")),
+            other => self.expr(other, &Names::none("field list")),
         }
     }
 

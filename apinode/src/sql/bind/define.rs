@@ -269,7 +269,7 @@ impl Binder<'_> {
                 column.name
             )));
         }
-        let bound = self.expr(expr, &Names::of(None, "field list"))?;
+        let bound = self.expr(expr, &Names::none("field list"))?;
         let Expr::Constant(datum, _) = bound else {
             return Err(SqlError::not_supported("defaults that are computed"));
         };

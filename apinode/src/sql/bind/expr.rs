@@ -4,7 +4,12 @@ use std::cell::RefCell;
 
 use sqlparser::ast::{self, BinaryOperator, DataType, Expr as Ast, UnaryOperator};
 
-use super::{Aggregate, AggregateKind, Binder, BoundTable, constant, define::cast_type};
+use super::{
+    Aggregate, AggregateKind, Binder, constant,
+    define::cast_type,
+    from::{From, Source, column_of},
+    subquery::{Answer, Frame, Given},
+};
 use crate::sql::{
     decimal::Decimal,
     error::{SqlError, codes},
@@ -22,9 +27,12 @@ pub(super) const AGGREGATES: usize = 1 << 20;
 const COPIED_MAX: usize = 1 << 20;
 
 /// What names mean in an expression.
+#[derive(Clone, Copy)]
 pub(super) struct Names<'n> {
-    /// The table whose columns may be used.
-    pub table: Option<&'n BoundTable>,
+    /// The sources whose columns may be used.
+    pub sources: &'n [Source],
+    /// Those columns that names alone may mean.
+    pub star: &'n [usize],
     /// The part of the statement, as errors name it.
     pub clause: &'static str,
     /// Aggregates that were found; `None` where there can be none.
@@ -33,27 +41,51 @@ pub(super) struct Names<'n> {
     pub aliases: &'n [(String, Expr)],
     /// Whether VALUES(c) is the column c of the row that was to be inserted. It follows those of the row that is there.
     pub new_row: bool,
+    /// What the query has of subqueries; `None` where there can be none.
+    pub frame: Option<&'n Frame<'n>>,
 }
 
 impl<'n> Names<'n> {
-    /// The columns of this table.
-    pub fn of(table: Option<&'n BoundTable>, clause: &'static str) -> Names<'n> {
-        Names { table, clause, aggregates: None, aliases: &[], new_row: false }
+    /// No columns.
+    pub fn none(clause: &'static str) -> Names<'n> {
+        Names { sources: &[], star: &[], clause, aggregates: None, aliases: &[], new_row: false, frame: None }
     }
 
-    /// The index of a column of the table.
+    /// The columns of these sources.
+    pub fn of(from: &'n From, clause: &'static str) -> Names<'n> {
+        Names { sources: &from.sources, star: &from.star, ..Names::none(clause) }
+    }
+
+    fn own(&self, qualifier: &[&str], name: &str) -> Result<Option<(usize, SqlType)>, SqlError> {
+        column_of(self.sources, self.star, qualifier, name, self.clause)
+    }
+
+    fn unknown(&self, qualifier: &[&str], name: &str) -> SqlError {
+        let full = qualifier.iter().chain([&name]).copied().collect::<Vec<_>>().join(".");
+        SqlError::new(codes::UNKNOWN_COLUMN, format!("Unknown column '{full}' in '{}'", self.clause))
+    }
+
+    /// The place of a column of the sources.
     pub fn column(&self, qualifier: &[&str], name: &str) -> Result<usize, SqlError> {
-        let table = self.table.filter(|table| match qualifier {
-            [] => true,
-            [alias] => *alias == table.alias,
-            [database, alias] => *database == table.name.database && *alias == table.alias,
-            _ => false,
-        });
-        let found = table.and_then(|table| table.schema.column_index(name));
-        found.map(usize::from).ok_or_else(|| {
-            let full = qualifier.iter().chain([&name]).copied().collect::<Vec<_>>().join(".");
-            SqlError::new(codes::UNKNOWN_COLUMN, format!("Unknown column '{full}' in '{}'", self.clause))
-        })
+        let found = self.own(qualifier, name)?;
+        found.map(|(column, _)| column).ok_or_else(|| self.unknown(qualifier, name))
+    }
+
+    /// What a name means here: a column, or one of a query around this one.
+    fn resolve(&self, qualifier: &[&str], name: &str) -> Result<Expr, SqlError> {
+        if let Some((column, sql_type)) = self.own(qualifier, name)? {
+            return Ok(Expr::Column(column, sql_type));
+        }
+        let around = self.frame.and_then(|frame| Some((frame, frame.parent?)));
+        let Some((frame, parent)) = around else { return Err(self.unknown(qualifier, name)) };
+        match parent.resolve(qualifier, name) {
+            Ok(expr) => {
+                let sql_type = expr.sql_type(&[]);
+                Ok(Expr::Given(frame.give(Given::Outer(expr)), sql_type))
+            }
+            Err(error) if error.code == codes::UNKNOWN_COLUMN => Err(self.unknown(qualifier, name)),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -184,8 +216,22 @@ impl Binder<'_> {
                 Ok(constant(&if is_date { Datum::Date(temporal::split(at).0) } else { Datum::DateTime(at) }))
             }
             Ast::Function(function) => self.function(function, names),
-            Ast::Subquery(_) | Ast::Exists { .. } | Ast::InSubquery { .. } => {
-                Err(SqlError::not_supported("subqueries"))
+            Ast::Subquery(query) => self.subquery(query, names, Answer::Value, None),
+            Ast::Exists { subquery, negated } => {
+                Ok(self.subquery(subquery, names, Answer::Exists, None)?.negated(*negated))
+            }
+            Ast::InSubquery { expr, subquery, negated } => {
+                Ok(self.quantified(expr, Binary::Equal, false, subquery, names)?.negated(*negated))
+            }
+            Ast::AnyOp { left, compare_op, right, .. } | Ast::AllOp { left, compare_op, right } => {
+                let operator = binary_operator(compare_op)?;
+                let all = matches!(expr, Ast::AllOp { .. });
+                match &**right {
+                    Ast::Subquery(query) if operator.is_comparison() => {
+                        self.quantified(left, operator, all, query, names)
+                    }
+                    _ => Err(SqlError::not_supported("such an ANY or ALL")),
+                }
             }
             Ast::Tuple(_) => Err(SqlError::not_supported("row values")),
             Ast::Interval(_) => Err(SqlError::not_supported("INTERVAL")),
@@ -268,7 +314,7 @@ impl Binder<'_> {
             self.copied(expr)?;
             return Ok(expr.clone());
         }
-        self.column(names.column(&[], &ident.value)?, names)
+        names.resolve(&[], &ident.value)
     }
 
     /// A name for an expression is written once and used often: together they stay bounded.
@@ -287,14 +333,9 @@ impl Binder<'_> {
         let values: Vec<&str> = parts.iter().map(|part| part.value.as_str()).collect();
         match values.as_slice() {
             ["@@session" | "@@SESSION" | "@@local" | "@@global" | "@@GLOBAL", name] => self.variable(name),
-            [qualifier @ .., name] => self.column(names.column(qualifier, name)?, names),
+            [qualifier @ .., name] => names.resolve(qualifier, name),
             [] => Err(SqlError::not_supported("a name without parts")),
         }
-    }
-
-    fn column(&self, index: usize, names: &Names<'_>) -> Result<Expr, SqlError> {
-        let table = names.table.ok_or_else(|| SqlError::new(codes::INTERNAL, "a column without a table"))?;
-        Ok(Expr::Column(index, table.sql_type(index)))
     }
 
     fn variable(&self, name: &str) -> Result<Expr, SqlError> {
@@ -322,7 +363,9 @@ impl Binder<'_> {
         let name = function.name.to_string().to_lowercase();
         let (arguments, distinct): (&[ast::FunctionArg], bool) = match &function.args {
             ast::FunctionArguments::None => (&[], false),
-            ast::FunctionArguments::Subquery(_) => return Err(SqlError::not_supported("subqueries")),
+            ast::FunctionArguments::Subquery(_) => {
+                return Err(SqlError::not_supported(format_args!("a query in {name}()")));
+            }
             ast::FunctionArguments::List(list) => {
                 if !list.clauses.is_empty() {
                     return Err(SqlError::not_supported(format_args!("clauses in {name}()")));
@@ -361,10 +404,9 @@ impl Binder<'_> {
                     "You have an error in your SQL syntax: VALUES() takes a column",
                 ));
             };
-            let table =
-                names.table.ok_or_else(|| SqlError::new(codes::INTERNAL, "VALUES() without a table"))?;
-            let index = names.column(&[], &column.value)?;
-            return Ok(Expr::Column(table.columns.len() + index, table.sql_type(index)));
+            let (index, sql_type) =
+                names.own(&[], &column.value)?.ok_or_else(|| names.unknown(&[], &column.value))?;
+            return Ok(Expr::Column(names.star.len() + index, sql_type));
         }
         if name == "mod"
             && let [left, right] = plain[..]
@@ -448,6 +490,12 @@ impl Binder<'_> {
             [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr))] => Some(self.expr(expr, &inner)?),
             _ => return Err(SqlError::not_supported(format_args!("such arguments of {}()", kind.name()))),
         };
+        if let Some(argument) = &argument
+            && argument.is_constant()
+            && reads_given(argument)
+        {
+            return Err(SqlError::not_supported("aggregates of an outer query"));
+        }
         let aggregate = Aggregate { kind, argument, distinct };
         let mut aggregates = aggregates.borrow_mut();
         let index = aggregates.iter().position(|known| *known == aggregate).unwrap_or_else(|| {
@@ -457,6 +505,12 @@ impl Binder<'_> {
         let sql_type = aggregates[index].sql_type(&[]);
         Ok(Expr::Column(AGGREGATES + index, sql_type))
     }
+}
+
+fn reads_given(expr: &Expr) -> bool {
+    let mut reads = matches!(expr, Expr::Given(..));
+    expr.each_child(&mut |child| reads |= reads_given(child));
+    reads
 }
 
 /// A number as it is written: a whole one, an exact one, or, with an exponent, a float.

@@ -5,9 +5,12 @@ mod aggregate;
 mod command;
 mod define;
 mod expr;
+mod from;
 mod select;
+mod subquery;
 #[cfg(test)]
 pub(crate) mod tests;
+mod union;
 mod write;
 
 use std::{cell::Cell, fmt, sync::Arc};
@@ -19,8 +22,10 @@ pub use self::{
     aggregate::{Aggregate, AggregateKind},
     command::{Setting, Show, Transaction},
     define::{Define, PRIMARY, describe, show_create},
+    from::{From, Item, Made, Part, Rows, Source, What},
     select::{Group, Lock, Order, Output, Select},
-    write::{Conflict, Delete, Insert, Source, Update},
+    subquery::{Answer, Apply, Given, Quantified, Subquery},
+    write::{Conflict, Delete, Insert, NewRows, Update},
 };
 use super::{
     error::{SqlError, codes},
@@ -158,7 +163,7 @@ impl<'a> Binder<'a> {
     fn statement(&self, statement: &ast::Statement) -> Result<Statement, SqlError> {
         use ast::Statement as Ast;
         match statement {
-            Ast::Query(query) => Ok(Statement::Select(Box::new(self.query(query, true)?))),
+            Ast::Query(query) => Ok(Statement::Select(Box::new(self.query(query, true, None)?))),
             Ast::Insert(insert) => self.insert(insert),
             Ast::Update(update) => self.update(update),
             Ast::Delete(delete) => self.delete(delete),
@@ -205,19 +210,10 @@ impl<'a> Binder<'a> {
         self.session.database.clone().ok_or_else(none)
     }
 
-    fn table(&self, name: &ast::ObjectName, alias: Option<&ast::TableAlias>) -> Result<BoundTable, SqlError> {
-        let name = self.table_name(name)?;
-        let alias = match alias {
-            None => None,
-            Some(alias) if alias.columns.is_empty() => Some(alias.name.value.clone()),
-            Some(_) => return Err(SqlError::not_supported("names for the columns of a table")),
-        };
-        self.table_of(name, alias)
-    }
-
     fn table_of(&self, name: TableName, alias: Option<String>) -> Result<BoundTable, SqlError> {
-        if name.database.eq_ignore_ascii_case("information_schema") || name.database == "performance_schema" {
-            return Err(SqlError::not_supported(name.database));
+        if name.database.eq_ignore_ascii_case(super::information::DATABASE) {
+            let text = format!("Access denied for user 'root'@'%' to database '{}'", name.database);
+            return Err(SqlError::new(codes::DATABASE_DENIED, text));
         }
         match (self.tables)(&name.catalog()) {
             Some(schema) => Ok(BoundTable::new(name, alias, schema)),

@@ -6,9 +6,11 @@ use sqlparser::ast;
 use twofold_proto::operation::LockMode;
 
 use super::{
-    Aggregate, Binder, BoundTable,
+    Aggregate, Binder,
     expr::{AGGREGATES, Names},
+    from::{From, Source},
     refuse,
+    subquery::{Apply, Frame, Given},
 };
 use crate::sql::{
     error::{SqlError, codes},
@@ -25,9 +27,9 @@ pub type Lock = LockMode;
 pub struct Output {
     /// Its name.
     pub name: String,
-    /// What it is, of a row of the source: of the table, or of groups.
+    /// What it is, of a row of the source: a joined one, or one of groups.
     pub expr: Expr,
-    /// The column of the table that it is, if it is one.
+    /// The column of joined rows that it is, if it is one.
     pub column: Option<usize>,
 }
 
@@ -54,8 +56,12 @@ pub struct Group {
 /// A SELECT.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Select {
-    /// The table; without one there is one row, without columns.
-    pub table: Option<BoundTable>,
+    /// Where its rows come from.
+    pub from: From,
+    /// What is known before it runs.
+    pub given: Vec<Given>,
+    /// Subqueries of each row. Their answers are columns behind those of `from`.
+    pub applied: Vec<Apply>,
     /// Only rows for which this holds.
     pub filter: Option<Expr>,
     /// How they are grouped.
@@ -93,7 +99,12 @@ impl Select {
             other => other.sql_type(parameters),
         };
         let computed = ResultColumn::computed(&output.name, sql_type);
-        let (Some(table), Some(index)) = (&self.table, output.column) else { return computed };
+        let Some((source, index)) = output.column.and_then(|column| self.from.source_of(column)) else {
+            return computed;
+        };
+        let Some(table) = source.table() else {
+            return ResultColumn { alias: source.alias.clone(), ..computed };
+        };
         let column = &table.schema.columns[index];
         ResultColumn {
             origin: Some(Origin {
@@ -111,8 +122,13 @@ impl Select {
 }
 
 impl Binder<'_> {
-    /// `named`: it is the statement itself, whose text names what has no name.
-    pub(super) fn query(&self, query: &ast::Query, named: bool) -> Result<Select, SqlError> {
+    /// `named`: it is the statement itself, whose text names what has no name. `parent`: what names mean around it.
+    pub(super) fn query(
+        &self,
+        query: &ast::Query,
+        named: bool,
+        parent: Option<&Names<'_>>,
+    ) -> Result<Select, SqlError> {
         let ast::Query {
             with,
             body,
@@ -133,16 +149,21 @@ impl Binder<'_> {
             (format_clause.is_some(), "FORMAT"),
             (!pipe_operators.is_empty(), "pipes"),
         ])?;
-        let select = match &**body {
-            ast::SetExpr::Select(select) => select,
+        let mut bound = match &**body {
+            ast::SetExpr::Select(select) => self.select(select, order_by.as_ref(), named, parent)?,
+            ast::SetExpr::SetOperation { op: ast::SetOperator::Union, .. } => {
+                self.union(body, order_by.as_ref(), named, parent)?
+            }
+            ast::SetExpr::Query(inner) => match (order_by, limit_clause) {
+                (None, None) => self.query(inner, named, parent)?,
+                _ => self.union(body, order_by.as_ref(), named, parent)?,
+            },
             ast::SetExpr::SetOperation { op, .. } => return Err(SqlError::not_supported(op)),
-            ast::SetExpr::Query(_) => return Err(SqlError::not_supported("queries in parentheses")),
             ast::SetExpr::Values(_) => return Err(SqlError::not_supported("VALUES as a query")),
             _ => return Err(SqlError::not_supported("such a query")),
         };
-        let mut bound = self.select(select, order_by.as_ref(), named)?;
         (bound.limit, bound.offset) = match limit_clause {
-            None => (None, None),
+            None => (bound.limit, bound.offset),
             Some(ast::LimitClause::LimitOffset { limit, offset, limit_by }) => {
                 refuse([(!limit_by.is_empty(), "LIMIT BY")])?;
                 let offset = offset.as_ref().map(|offset| &offset.value);
@@ -169,7 +190,7 @@ impl Binder<'_> {
     /// A number of rows.
     pub(super) fn count(&self, count: Option<&ast::Expr>) -> Result<Option<Expr>, SqlError> {
         let Some(count) = count else { return Ok(None) };
-        match self.expr(count, &Names::of(None, "limit clause"))? {
+        match self.expr(count, &Names::none("limit clause"))? {
             bound @ (Expr::Parameter(_) | Expr::Constant(Datum::Int(0..) | Datum::UInt(_), _)) => {
                 Ok(Some(bound))
             }
@@ -180,11 +201,12 @@ impl Binder<'_> {
         }
     }
 
-    fn select(
+    pub(super) fn select(
         &self,
         select: &ast::Select,
         order_by: Option<&ast::OrderBy>,
         named: bool,
+        parent: Option<&Names<'_>>,
     ) -> Result<Select, SqlError> {
         check_clauses(select)?;
         let distinct = match &select.distinct {
@@ -192,19 +214,20 @@ impl Binder<'_> {
             Some(ast::Distinct::Distinct) => true,
             Some(ast::Distinct::On(_)) => return Err(SqlError::not_supported("DISTINCT ON")),
         };
-        let table = self.from(&select.from)?;
-        let table = table.as_ref();
-        let filter = match &select.selection {
-            Some(filter) => Some(self.expr(filter, &Names::of(table, "where clause"))?),
-            None => None,
-        };
+        let frame = Frame { parent, ..Frame::default() };
+        let within = |clause| Names { frame: Some(&frame), ..Names::none(clause) };
+        let (from, mut conditions) = self.from(&select.from, &within("from clause"))?;
+        frame.width.set(Some(from.width()));
+        let of = |clause| Names { frame: Some(&frame), ..Names::of(&from, clause) };
+        if let Some(filter) = &select.selection {
+            conditions.extend_from_slice(self.expr(filter, &of("where clause"))?.conjuncts());
+        }
         let aggregates = RefCell::new(Vec::new());
-        let mut output = self.output(select, table, &aggregates, named)?;
+        let mut output = self.output(select, &from, &frame, &aggregates, named)?;
         let aliases: Vec<(String, Expr)> =
             output.iter().map(|output| (output.name.clone(), output.expr.clone())).collect();
-        let names =
-            |clause| Names { aggregates: Some(&aggregates), aliases: &aliases, ..Names::of(table, clause) };
-        let keys = self.group_keys(&select.group_by, table, &output)?;
+        let names = |clause| Names { aggregates: Some(&aggregates), aliases: &aliases, ..of(clause) };
+        let keys = self.group_keys(&select.group_by, &of("group statement"), &output)?;
         let mut having = match &select.having {
             Some(having) => Some(self.expr(having, &names("having clause"))?),
             None => None,
@@ -217,100 +240,68 @@ impl Binder<'_> {
         } else {
             for output in &mut output {
                 let expr = std::mem::replace(&mut output.expr, Expr::NULL);
-                output.expr = regroup(expr, &keys, table)?;
+                output.expr = regroup(expr, &keys, &from)?;
             }
             for order in &mut order {
-                order.expr = regroup(std::mem::replace(&mut order.expr, Expr::NULL), &keys, table)?;
+                order.expr = regroup(std::mem::replace(&mut order.expr, Expr::NULL), &keys, &from)?;
             }
-            let having = having.take().map(|having| regroup(having, &keys, table)).transpose()?;
+            let having = having.take().map(|having| regroup(having, &keys, &from)).transpose()?;
             Some(Group { keys, aggregates, having })
         };
-        let filter = match (filter, having) {
-            (Some(filter), Some(having)) => Some(Expr::All(vec![filter, having])),
-            (filter, having) => filter.or(having),
+        conditions.extend(having.iter().flat_map(Expr::conjuncts).cloned());
+        let filter = match conditions.len() {
+            0 | 1 => conditions.pop(),
+            _ => Some(Expr::All(conditions)),
         };
         if distinct && order.iter().any(|order| !output.iter().any(|output| output.expr == order.expr)) {
             return Err(SqlError::not_supported("ORDER BY of what SELECT DISTINCT does not give"));
         }
+        let (given, applied) = (frame.given.take(), frame.applied.take());
         let (limit, offset, lock) = (None, None, LockMode::None);
-        Ok(Select { table: table.cloned(), filter, group, output, distinct, order, limit, offset, lock })
-    }
-
-    /// The one table of a statement.
-    pub(super) fn from(&self, from: &[ast::TableWithJoins]) -> Result<Option<BoundTable>, SqlError> {
-        let relation = match from {
-            [] => return Ok(None),
-            [ast::TableWithJoins { relation, joins }] if joins.is_empty() => relation,
-            _ => return Err(SqlError::not_supported("joins")),
-        };
-        let ast::TableFactor::Table {
-            name,
-            alias,
-            args,
-            with_hints,
-            version,
-            with_ordinality,
-            partitions,
-            json_path,
-            sample,
-            index_hints,
-        } = relation
-        else {
-            return Err(SqlError::not_supported("derived tables"));
-        };
-        refuse([
-            (args.is_some(), "functions as tables"),
-            (!with_hints.is_empty() || !index_hints.is_empty(), "index hints"),
-            (version.is_some(), "versions of tables"),
-            (*with_ordinality, "WITH ORDINALITY"),
-            (!partitions.is_empty(), "PARTITION"),
-            (json_path.is_some() || sample.is_some(), "such a table"),
-        ])?;
-        if name.to_string().eq_ignore_ascii_case("dual") {
-            return Ok(None);
-        }
-        self.table(name, alias.as_ref()).map(Some)
+        Ok(Select { from, given, applied, filter, group, output, distinct, order, limit, offset, lock })
     }
 
     fn output(
         &self,
         select: &ast::Select,
-        table: Option<&BoundTable>,
+        from: &From,
+        frame: &Frame<'_>,
         aggregates: &RefCell<Vec<Aggregate>>,
         named: bool,
     ) -> Result<Vec<Output>, SqlError> {
-        let names = Names { aggregates: Some(aggregates), ..Names::of(table, "field list") };
+        let names =
+            Names { aggregates: Some(aggregates), frame: Some(frame), ..Names::of(from, "field list") };
         let mut output = Vec::new();
         for (index, item) in select.projection.iter().enumerate() {
             let (expr, alias) = match item {
                 ast::SelectItem::UnnamedExpr(expr) => (expr, None),
                 ast::SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias.value.clone())),
                 ast::SelectItem::Wildcard(_) => {
-                    output.extend(all_columns(table, None)?);
+                    output.extend(all_columns(from, None)?);
                     continue;
                 }
                 ast::SelectItem::QualifiedWildcard(
                     ast::SelectItemQualifiedWildcardKind::ObjectName(name),
                     _,
                 ) => {
-                    output.extend(all_columns(table, Some(&super::identifiers(name)?))?);
+                    output.extend(all_columns(from, Some(&super::identifiers(name)?))?);
                     continue;
                 }
                 _ => return Err(SqlError::not_supported(item)),
             };
             let bound = self.expr(expr, &names)?;
             let column = match &bound {
-                Expr::Column(index, _) if *index < AGGREGATES => Some(*index),
+                Expr::Column(index, _) if *index < from.width() => Some(*index),
                 _ => None,
             };
-            let own = |table: &BoundTable, column: usize| table.schema.columns[column].name.clone();
+            let own = |column: usize| from.source_of(column).map(|(source, at)| source.name(at).to_owned());
             let text = || self.parsed.items.get(index).filter(|_| named).cloned();
             let literal = match (&bound, expr) {
                 (Expr::Constant(Datum::Text(text), _), ast::Expr::Value(_)) => Some(text.clone()),
                 _ => None,
             };
             let name = alias
-                .or_else(|| Some(own(table?, column?)))
+                .or_else(|| column.and_then(own))
                 .or(literal)
                 .or_else(text)
                 .unwrap_or_else(|| expr.to_string());
@@ -322,19 +313,18 @@ impl Binder<'_> {
     fn group_keys(
         &self,
         group_by: &ast::GroupByExpr,
-        table: Option<&BoundTable>,
+        names: &Names<'_>,
         output: &[Output],
     ) -> Result<Vec<Expr>, SqlError> {
         let ast::GroupByExpr::Expressions(list, modifiers) = group_by else {
             return Err(SqlError::not_supported("GROUP BY ALL"));
         };
         refuse([(!modifiers.is_empty(), "WITH ROLLUP")])?;
-        let names = Names::of(table, "group statement");
         let key = |expr: &ast::Expr| {
             if let Some(index) = position(expr, output.len(), "group statement")? {
                 return Ok(output[index].expr.clone());
             }
-            let bound = self.expr(expr, &names);
+            let bound = self.expr(expr, names);
             match (expr, &bound) {
                 (ast::Expr::Identifier(ident), Err(_)) => {
                     let named = output.iter().find(|output| output.name.eq_ignore_ascii_case(&ident.value));
@@ -405,25 +395,25 @@ fn position(expr: &ast::Expr, count: usize, clause: &str) -> Result<Option<usize
     }
 }
 
-fn all_columns(table: Option<&BoundTable>, of: Option<&[&str]>) -> Result<Vec<Output>, SqlError> {
-    let table = table.filter(|table| match of {
-        None => true,
-        Some([alias]) => *alias == table.alias,
-        Some([database, alias]) => *database == table.name.database && *alias == table.alias,
-        Some(_) => false,
-    });
-    let Some(table) = table else {
-        return Err(match of {
-            None => SqlError::new(codes::NO_TABLES_USED, "No tables used"),
-            Some(of) => SqlError::new(codes::NO_TABLE_TO_DROP, format!("Unknown table '{}'", of.join("."))),
-        });
+fn all_columns(from: &From, of: Option<&[&str]>) -> Result<Vec<Output>, SqlError> {
+    let meant = |source: &&Source| of.is_some_and(|of| source.is_meant(of));
+    let columns: Vec<usize> = match of {
+        None => from.star.clone(),
+        Some(_) => from.sources.iter().find(meant).map(|source| source.range().collect()).unwrap_or_default(),
     };
-    let column = |(index, column): (usize, &twofold_proto::schema::Column)| Output {
-        name: column.name.clone(),
-        expr: Expr::Column(index, table.sql_type(index)),
-        column: Some(index),
+    let output = |column: usize| {
+        let (source, at) = from.source_of(column)?;
+        let expr = Expr::Column(column, source.sql_type(at));
+        Some(Output { name: source.name(at).to_owned(), expr, column: Some(column) })
     };
-    Ok(table.schema.columns.iter().enumerate().map(column).collect())
+    let output: Vec<Output> = columns.into_iter().filter_map(output).collect();
+    match (output.is_empty(), of) {
+        (false, _) => Ok(output),
+        (true, None) => Err(SqlError::new(codes::NO_TABLES_USED, "No tables used")),
+        (true, Some(of)) => {
+            Err(SqlError::new(codes::NO_TABLE_TO_DROP, format!("Unknown table '{}'", of.join("."))))
+        }
+    }
 }
 
 fn uses_aggregate(expr: &Expr) -> bool {
@@ -433,7 +423,7 @@ fn uses_aggregate(expr: &Expr) -> bool {
 }
 
 /// The same of a row of groups.
-fn regroup(expr: Expr, keys: &[Expr], table: Option<&BoundTable>) -> Result<Expr, SqlError> {
+fn regroup(expr: Expr, keys: &[Expr], from: &From) -> Result<Expr, SqlError> {
     if let Some(index) = keys.iter().position(|key| *key == expr) {
         return Ok(Expr::Column(index, expr.sql_type(&[])));
     }
@@ -442,11 +432,13 @@ fn regroup(expr: Expr, keys: &[Expr], table: Option<&BoundTable>) -> Result<Expr
             Ok(Expr::Column(keys.len() + index - AGGREGATES, sql_type))
         }
         Expr::Column(index, _) => {
-            let name = table.map_or("", |table| &table.schema.columns[index].name);
-            let text = format!("'{name}' isn't in GROUP BY");
+            let Some((source, at)) = from.source_of(index) else {
+                return Err(SqlError::not_supported("a correlated subquery of groups"));
+            };
+            let text = format!("'{}' isn't in GROUP BY", source.name(at));
             Err(SqlError::new(codes::NOT_GROUPED, text))
         }
-        other => other.map_children(&mut |child| regroup(child, keys, table)),
+        other => other.map_children(&mut |child| regroup(child, keys, from)),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use sqlparser::ast;
 
-use super::{Binder, BoundTable, Order, Select, Statement, expr::Names, refuse};
+use super::{
+    Apply, Binder, BoundTable, From, Given, Order, Select, Statement, expr::Names, refuse, subquery::Frame,
+};
 use crate::sql::{
     error::{SqlError, codes},
     expression::Expr,
@@ -23,7 +25,7 @@ pub enum Conflict {
 
 /// Where new rows come from.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Source {
+pub enum NewRows {
     /// They are written down; `None` is the column's default.
     Rows(Vec<Vec<Option<Expr>>>),
     /// They are selected.
@@ -38,9 +40,11 @@ pub struct Insert {
     /// The columns that have values.
     pub columns: Vec<usize>,
     /// Their values.
-    pub source: Source,
+    pub source: NewRows,
     /// What if a row is there.
     pub conflict: Conflict,
+    /// What is known before it runs.
+    pub given: Vec<Given>,
 }
 
 /// UPDATE.
@@ -50,6 +54,10 @@ pub struct Update {
     pub table: BoundTable,
     /// What columns become, one after the other; `None` is the column's default.
     pub assignments: Vec<(usize, Option<Expr>)>,
+    /// What is known before it runs.
+    pub given: Vec<Given>,
+    /// Subqueries of each row. Their answers are columns behind the table's.
+    pub applied: Vec<Apply>,
     /// Only rows for which this holds.
     pub filter: Option<Expr>,
     /// Which first.
@@ -63,6 +71,10 @@ pub struct Update {
 pub struct Delete {
     /// The table.
     pub table: BoundTable,
+    /// What is known before it runs.
+    pub given: Vec<Given>,
+    /// Subqueries of each row. Their answers are columns behind the table's.
+    pub applied: Vec<Apply>,
     /// Only rows for which this holds.
     pub filter: Option<Expr>,
     /// Which first.
@@ -114,8 +126,10 @@ impl Binder<'_> {
         let ast::TableObject::TableName(name) = table else {
             return Err(SqlError::not_supported("such an INSERT"));
         };
-        let table = self.table(name, None)?;
-        let names = Names::of(Some(&table), "field list");
+        let table = self.table_of(self.table_name(name)?, None)?;
+        let frame = Frame::default();
+        let from = From::of_table(table.clone());
+        let names = Names { frame: Some(&frame), ..Names::of(&from, "field list") };
         let (columns, source) = if assignments.is_empty() {
             let named: Result<Vec<usize>, SqlError> =
                 columns.iter().map(|name| column(&names, name)).collect();
@@ -126,7 +140,7 @@ impl Binder<'_> {
         } else {
             let set = self.assignments(assignments, &names)?;
             let (columns, values) = set.into_iter().unzip();
-            (columns, Source::Rows(vec![values]))
+            (columns, NewRows::Rows(vec![values]))
         };
         for (index, column) in columns.iter().enumerate() {
             if columns[..index].contains(column) {
@@ -143,13 +157,13 @@ impl Binder<'_> {
                 )),
             };
         match &source {
-            Source::Rows(rows) => {
+            NewRows::Rows(rows) => {
                 let empty = insert.columns.is_empty();
                 rows.iter()
                     .enumerate()
                     .try_for_each(|(index, row)| count(index + 1, row.len(), empty && row.is_empty()))?;
             }
-            Source::Select(select) => count(1, select.output.len(), false)?,
+            NewRows::Select(select) => count(1, select.output.len(), false)?,
         }
         let conflict = match on {
             _ if *replace_into => Conflict::Replace,
@@ -157,26 +171,30 @@ impl Binder<'_> {
             None => Conflict::Fail,
             Some(_) if *ignore => return Err(SqlError::not_supported("IGNORE with ON DUPLICATE KEY UPDATE")),
             Some(ast::OnInsert::DuplicateKeyUpdate(list)) => {
-                let names = Names { new_row: true, ..Names::of(Some(&table), "field list") };
+                let names = Names { new_row: true, frame: None, ..names };
                 let changes = self.assignments(list, &names)?;
                 refuse_key_changes(&table, &changes)?;
                 Conflict::Update(changes)
             }
             Some(_) => return Err(SqlError::not_supported("ON CONFLICT")),
         };
-        Ok(Statement::Insert(Box::new(Insert { columns, source, conflict, table })))
+        let given = frame.given.take();
+        Ok(Statement::Insert(Box::new(Insert { columns, source, conflict, given, table })))
     }
 
-    fn source(&self, query: &ast::Query, names: &Names<'_>) -> Result<Source, SqlError> {
+    fn source(&self, query: &ast::Query, names: &Names<'_>) -> Result<NewRows, SqlError> {
         let ast::SetExpr::Values(values) = &*query.body else {
-            return self.query(query, false).map(|select| Source::Select(Box::new(select)));
+            return self.query(query, false, None).map(|select| NewRows::Select(Box::new(select)));
         };
         let rest = query.with.is_some() || query.order_by.is_some() || query.limit_clause.is_some();
         refuse([(rest, "such VALUES"), (values.explicit_row, "VALUES ROW")])?;
         let row = |row: &ast::Parens<Vec<ast::Expr>>| {
-            row.content.iter().map(|expr| self.or_default(expr, &Names::of(None, names.clause))).collect()
+            row.content
+                .iter()
+                .map(|expr| self.or_default(expr, &Names { frame: names.frame, ..Names::none(names.clause) }))
+                .collect()
         };
-        Ok(Source::Rows(values.rows.iter().map(row).collect::<Result<_, SqlError>>()?))
+        Ok(NewRows::Rows(values.rows.iter().map(row).collect::<Result<_, SqlError>>()?))
     }
 
     /// An expression; `None` for DEFAULT.
@@ -224,11 +242,15 @@ impl Binder<'_> {
             (from.is_some() || output.is_some() || or.is_some(), "such an UPDATE"),
         ])?;
         let table = self.written(std::slice::from_ref(table))?;
-        let names = Names::of(Some(&table), "field list");
+        let (from, frame) = (From::of_table(table.clone()), Frame::default());
+        frame.width.set(Some(from.width()));
+        let names = Names { frame: Some(&frame), ..Names::of(&from, "field list") };
         let assignments = self.assignments(assignments, &names)?;
         refuse_key_changes(&table, &assignments)?;
-        let (filter, order, limit) = self.which(&table, selection.as_ref(), order_by, limit.as_ref())?;
-        Ok(Statement::Update(Box::new(Update { assignments, filter, order, limit, table })))
+        let (filter, order, limit) = self.which(&names, selection.as_ref(), order_by, limit.as_ref())?;
+        let (given, applied) = (frame.given.take(), frame.applied.take());
+        refuse_reading(&table, &given, &applied)?;
+        Ok(Statement::Update(Box::new(Update { assignments, given, applied, filter, order, limit, table })))
     }
 
     pub(super) fn delete(&self, delete: &ast::Delete) -> Result<Statement, SqlError> {
@@ -251,24 +273,35 @@ impl Binder<'_> {
         ])?;
         let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = from;
         let table = self.written(from)?;
-        let (filter, order, limit) = self.which(&table, selection.as_ref(), order_by, limit.as_ref())?;
-        Ok(Statement::Delete(Box::new(Delete { filter, order, limit, table })))
+        let (from, frame) = (From::of_table(table.clone()), Frame::default());
+        frame.width.set(Some(from.width()));
+        let names = Names { frame: Some(&frame), ..Names::of(&from, "field list") };
+        let (filter, order, limit) = self.which(&names, selection.as_ref(), order_by, limit.as_ref())?;
+        let (given, applied) = (frame.given.take(), frame.applied.take());
+        refuse_reading(&table, &given, &applied)?;
+        Ok(Statement::Delete(Box::new(Delete { given, applied, filter, order, limit, table })))
     }
 
     fn written(&self, from: &[ast::TableWithJoins]) -> Result<BoundTable, SqlError> {
-        let table = self.from(from)?;
-        table.ok_or_else(|| SqlError::new(codes::NO_TABLES_USED, "No tables used"))
+        let [ast::TableWithJoins { relation, joins }] = from else {
+            return Err(SqlError::not_supported("changing several tables"));
+        };
+        refuse([(!joins.is_empty(), "changing several tables")])?;
+        match self.named(relation)? {
+            Some((name, alias)) => self.table_of(name, alias),
+            None => Err(SqlError::new(codes::NO_TABLES_USED, "No tables used")),
+        }
     }
 
     /// Which rows are meant.
     fn which(
         &self,
-        table: &BoundTable,
+        names: &Names<'_>,
         selection: Option<&ast::Expr>,
         order_by: &[ast::OrderByExpr],
         limit: Option<&ast::Expr>,
     ) -> Result<Meant, SqlError> {
-        let names = |clause| Names::of(Some(table), clause);
+        let names = |clause| Names { clause, ..*names };
         let filter = selection.map(|filter| self.expr(filter, &names("where clause"))).transpose()?;
         let order = self.order_list(order_by, &names("order clause"), &[])?;
         Ok((filter, order, self.count(limit)?))
@@ -283,6 +316,20 @@ fn column(names: &Names<'_>, name: &ast::ObjectName) -> Result<usize, SqlError> 
         [qualifier @ .., name] => names.column(qualifier, name),
         [] => Err(SqlError::not_supported("a name without parts")),
     }
+}
+
+/// What a statement changes its subqueries must not read: which of it they would see is not said.
+fn refuse_reading(table: &BoundTable, given: &[Given], applied: &[Apply]) -> Result<(), SqlError> {
+    let given = given.iter().filter_map(|given| match given {
+        Given::Subquery(subquery) => Some(&**subquery),
+        Given::Outer(_) => None,
+    });
+    let mut subqueries = given.chain(applied.iter().map(|apply| &apply.subquery));
+    if subqueries.any(|subquery| subquery.select.reads(table)) {
+        let text = format!("You can't specify target table '{}' for update in FROM clause", table.alias);
+        return Err(SqlError::new(codes::CHANGED_TABLE, text));
+    }
+    Ok(())
 }
 
 /// A row with another key is another row, in another place.

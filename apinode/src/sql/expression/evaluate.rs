@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    Binary, Context, Expr, Function, Unary, common_type,
+    Binary, Context, Expr, Function, GivenValue, Unary, common_type,
     compare::{compare, to_float},
     store,
 };
@@ -24,6 +24,16 @@ impl Expr {
             Expr::Constant(datum, _) => Ok(datum.clone()),
             Expr::Parameter(index) => Ok(context.parameters.get(*index).cloned().unwrap_or(Datum::Null)),
             Expr::Column(index, _) => Ok(row.get(*index).cloned().unwrap_or(Datum::Null)),
+            Expr::Given(index, _) => match context.given.get(*index) {
+                Some(GivenValue::Value(datum)) => Ok(datum.clone()),
+                _ => Ok(Datum::Null),
+            },
+            Expr::Among(quantified, index) => match context.given.get(*index) {
+                Some(GivenValue::Set(set)) => {
+                    set.compare(&quantified.of.evaluate(row, context)?, quantified, context)
+                }
+                _ => Ok(Datum::Null),
+            },
             Expr::Unary(operator, inner) => unary(*operator, inner.evaluate(row, context)?, context),
             Expr::Binary(operator, left, right) => {
                 let (left, right) = (left.evaluate(row, context)?, right.evaluate(row, context)?);

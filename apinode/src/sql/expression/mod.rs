@@ -3,20 +3,24 @@
 pub mod compare;
 pub mod evaluate;
 pub mod function;
+pub mod set;
 pub mod store;
 
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    rc::Rc,
 };
 
 use super::{
+    bind::Quantified,
     decimal,
     error::{Code, SqlError},
     types::SqlType,
     value::Datum,
 };
 pub use function::Function;
+pub use set::Set;
 
 /// Operators of two operands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +110,10 @@ pub enum Expr {
     Parameter(usize),
     /// A column of the input.
     Column(usize, SqlType),
+    /// A value that is given to the query, and its type.
+    Given(usize, SqlType),
+    /// How a value compares with a set that is given.
+    Among(Box<Quantified>, usize),
     /// An operator of one operand.
     Unary(Unary, Box<Expr>),
     /// An operator of two.
@@ -171,10 +179,26 @@ impl Warnings {
         }
     }
 
+    /// Those of another one, too.
+    pub fn append(&mut self, other: Warnings) {
+        self.count += other.count;
+        let room = WARNINGS_MAX - self.kept.len();
+        self.kept.extend(other.kept.into_iter().take(room));
+    }
+
     /// How many, as results tell it.
     pub fn told(&self) -> u16 {
         self.count.min(u16::MAX.into()) as u16
     }
+}
+
+/// What is given to a query.
+#[derive(Clone, Debug)]
+pub enum GivenValue {
+    /// A value.
+    Value(Datum),
+    /// The values of a subquery.
+    Set(Rc<Set>),
 }
 
 /// What expressions are computed with, beside rows.
@@ -182,6 +206,8 @@ impl Warnings {
 pub struct Context<'a> {
     /// The values of placeholders.
     pub parameters: &'a [Datum],
+    /// What is given to the query.
+    pub given: Vec<GivenValue>,
     /// Whether what makes no sense is an error, as where rows are written, and not a warning.
     pub strict: Cell<bool>,
     /// What was warned of.
@@ -192,6 +218,23 @@ impl<'a> Context<'a> {
     /// With these values of placeholders.
     pub fn new(parameters: &'a [Datum]) -> Context<'a> {
         Context { parameters, ..Context::default() }
+    }
+
+    /// For a query that is a part of another one, with what is given to it.
+    pub fn within(&self, given: Vec<GivenValue>) -> Context<'a> {
+        let Context { parameters, strict, .. } = self;
+        Context { parameters, given, strict: strict.clone(), warnings: RefCell::default() }
+    }
+
+    /// The values that an operand has to be one of.
+    pub fn set_of(&self, expr: &Expr) -> Option<&Set> {
+        let Expr::Among(quantified, index) = expr else { return None };
+        match self.given.get(*index) {
+            Some(GivenValue::Set(set)) if quantified.operator == Binary::Equal && !quantified.all => {
+                Some(set)
+            }
+            _ => None,
+        }
     }
 
     /// Warns, or fails where that is asked for.
@@ -225,7 +268,8 @@ impl Expr {
     /// Calls with all expressions right within this one.
     pub fn each_child<'e>(&'e self, call: &mut dyn FnMut(&'e Expr)) {
         match self {
-            Expr::Constant(..) | Expr::Parameter(_) | Expr::Column(..) => {}
+            Expr::Constant(..) | Expr::Parameter(_) | Expr::Column(..) | Expr::Given(..) => {}
+            Expr::Among(quantified, _) => call(&quantified.of),
             Expr::Unary(_, inner) | Expr::Cast(inner, _) => call(inner),
             Expr::Binary(_, left, right) | Expr::Like(left, right, _) => {
                 call(left);
@@ -264,7 +308,11 @@ impl Expr {
             list.into_iter().map(replace).collect::<Result<Vec<Expr>, SqlError>>()
         };
         Ok(match self {
-            Expr::Constant(..) | Expr::Parameter(_) | Expr::Column(..) => self,
+            Expr::Constant(..) | Expr::Parameter(_) | Expr::Column(..) | Expr::Given(..) => self,
+            Expr::Among(quantified, set) => {
+                let Quantified { of, operator, all } = *quantified;
+                Expr::Among(Box::new(Quantified { of: replace(of)?, operator, all }), set)
+            }
             Expr::Unary(operator, inner) => Expr::Unary(operator, Box::new(replace(*inner)?)),
             Expr::Cast(inner, sql_type) => Expr::Cast(Box::new(replace(*inner)?), sql_type),
             Expr::Binary(operator, left, right) => Expr::binary(operator, replace(*left)?, replace(*right)?),
@@ -306,6 +354,30 @@ impl Expr {
         self.each_child(&mut |child| child.each_column(call));
     }
 
+    /// The same of a row that has other columns: each is replaced by what `place` makes of it.
+    #[must_use]
+    pub fn with_columns(&self, place: &dyn Fn(usize, SqlType) -> Expr) -> Expr {
+        fn replaced(expr: Expr, place: &dyn Fn(usize, SqlType) -> Expr) -> Result<Expr, SqlError> {
+            match expr {
+                Expr::Column(index, sql_type) => Ok(place(index, sql_type)),
+                other => other.map_children(&mut |child| replaced(child, place)),
+            }
+        }
+        // Nothing here fails.
+        replaced(self.clone(), place).unwrap_or(Expr::NULL)
+    }
+
+    /// Those parts of which all have to hold that read columns before this one alone.
+    pub fn without_columns_from(&self, end: usize) -> Option<Expr> {
+        let is_before = |part: &&Expr| {
+            let mut before = true;
+            part.each_column(&mut |column| before &= column < end);
+            before
+        };
+        let mut parts: Vec<Expr> = self.conjuncts().iter().filter(is_before).cloned().collect();
+        if parts.len() > 1 { Some(Expr::All(parts)) } else { parts.pop() }
+    }
+
     /// Whether it reads no column.
     pub fn is_constant(&self) -> bool {
         let mut reads = false;
@@ -325,7 +397,10 @@ impl Expr {
     pub fn sql_type(&self, parameters: &[Datum]) -> SqlType {
         let of = |expr: &Expr| expr.sql_type(parameters);
         match self {
-            Expr::Constant(_, sql_type) | Expr::Column(_, sql_type) | Expr::Cast(_, sql_type) => *sql_type,
+            Expr::Constant(_, sql_type)
+            | Expr::Column(_, sql_type)
+            | Expr::Given(_, sql_type)
+            | Expr::Cast(_, sql_type) => *sql_type,
             Expr::Parameter(index) => parameters.get(*index).map_or(SqlType::Varchar(0), datum_type),
             Expr::Unary(Unary::Negate, inner) => match of(inner) {
                 sql_type if sql_type.is_integer() => SqlType::BIGINT,
@@ -344,6 +419,7 @@ impl Expr {
                 function.sql_type(&types, arguments)
             }
             Expr::Unary(..)
+            | Expr::Among(..)
             | Expr::All(_)
             | Expr::Any(_)
             | Expr::In(..)
@@ -463,6 +539,11 @@ impl fmt::Display for Expr {
             Expr::Constant(datum, _) => f.write_str(&datum.text()),
             Expr::Parameter(index) => write!(f, "?{index}"),
             Expr::Column(index, _) => write!(f, "#{index}"),
+            Expr::Given(index, _) => write!(f, "!{index}"),
+            Expr::Among(quantified, index) => {
+                let Quantified { of, operator, all } = &**quantified;
+                write!(f, "{operator:?}{}({of}: !{index})", if *all { "All" } else { "Any" })
+            }
             Expr::Unary(operator, inner) => write!(f, "{operator:?}({inner})"),
             Expr::Binary(operator, left, right) => write!(f, "{operator:?}({left}, {right})"),
             Expr::All(parts) => {

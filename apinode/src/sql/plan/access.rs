@@ -95,20 +95,27 @@ pub(super) fn values_of(
 ) -> Result<Option<Vec<ValueRef<'static>>>, SqlError> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Column(index, _) if *index == column);
     for part in filter.conjuncts() {
-        let candidates: &[Expr] = match part {
+        let evaluate = |expr: &Expr| expr.evaluate(&[], context);
+        let candidates: Vec<Datum> = match part {
             Expr::Binary(Binary::Equal, left, right) if is_column(left) && right.is_constant() => {
-                std::slice::from_ref(right)
+                vec![evaluate(right)?]
             }
             Expr::Binary(Binary::Equal, left, right) if is_column(right) && left.is_constant() => {
-                std::slice::from_ref(left)
+                vec![evaluate(left)?]
             }
-            Expr::In(of, list) if is_column(of) && list.iter().all(Expr::is_constant) => list,
+            Expr::In(of, list) if is_column(of) && list.iter().all(Expr::is_constant) => {
+                list.iter().map(evaluate).collect::<Result<_, SqlError>>()?
+            }
+            Expr::Among(quantified, _) if is_column(&quantified.of) => match context.set_of(part) {
+                Some(set) if set.values().len() <= KEYS_MAX => set.values().to_vec(),
+                _ => continue,
+            },
             _ => continue,
         };
         let mut values = Vec::with_capacity(candidates.len());
         let mut all = true;
-        for candidate in candidates {
-            match held(table, column, &candidate.evaluate(&[], context)?) {
+        for candidate in &candidates {
+            match held(table, column, candidate) {
                 Held::Value(value) => values.push(value),
                 Held::Nothing => {}
                 Held::Several => all = false,

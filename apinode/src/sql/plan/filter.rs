@@ -17,6 +17,9 @@ use crate::sql::{
 /// How deep lists stand in lists here; data nodes bear twice as much.
 const DEPTH_MAX: usize = 8;
 
+/// Values of a subquery that data nodes compare a column with.
+const SET_MAX: usize = 256;
+
 /// How much of a condition the data nodes look at. What they do not is looked at here, of all rows that they send.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Pushed {
@@ -139,6 +142,20 @@ fn condition(
                     (Pushed::Nothing, Pushed::Nothing) => Pushed::Nothing,
                     _ => Pushed::Part,
                 })
+            }
+            _ => Ok(Pushed::Nothing),
+        },
+        Expr::Among(quantified, _) => match (&quantified.of, context.set_of(expr)) {
+            (Expr::Column(column, _), Some(set)) if set.values().len() <= SET_MAX => {
+                let mut list = FilterBuilder::new();
+                for value in set.values() {
+                    let Held::Value(value) = compared(table, *column, value) else {
+                        return Ok(Pushed::Nothing);
+                    };
+                    list.compare(*column as u16, Comparison::Equal, &value);
+                }
+                builder.condition(&twofold_proto::filter::Condition::Any(list.filter()));
+                Ok(Pushed::All)
             }
             _ => Ok(Pushed::Nothing),
         },

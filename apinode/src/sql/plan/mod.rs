@@ -4,6 +4,7 @@
 pub mod access;
 pub mod change;
 pub mod filter;
+pub mod join;
 pub mod range;
 pub mod rows;
 
@@ -13,4 +14,5 @@ mod tests;
 pub use access::{Access, access};
 pub use change::interpreted;
 pub use filter::{Pushed, push};
+pub use join::{By, JoinPlan, SourceStep, Step};
 pub use range::{Ranges, Wish};

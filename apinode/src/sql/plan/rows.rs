@@ -8,7 +8,7 @@ use twofold_proto::{
 };
 
 use crate::sql::{
-    bind::{BoundTable, Select},
+    bind::{Apply, BoundTable, Select},
     error::{SqlError, codes},
     expression::{Context, Expr, store::store},
     types::SqlType,
@@ -26,16 +26,17 @@ pub fn needed<'e>(expressions: impl IntoIterator<Item = &'e Expr>) -> Vec<u16> {
     columns
 }
 
-/// The columns of the table that a SELECT reads.
+/// The columns of joined rows that a SELECT reads behind its filter.
 pub fn needed_by(select: &Select) -> Vec<u16> {
+    let applied = select.applied.iter().flat_map(Apply::inputs);
     match &select.group {
         Some(group) => {
             let arguments = group.aggregates.iter().filter_map(|aggregate| aggregate.argument.as_ref());
-            needed(group.keys.iter().chain(arguments).chain(&select.filter))
+            needed(group.keys.iter().chain(arguments).chain(applied))
         }
         None => {
             let output = select.output.iter().map(|output| &output.expr);
-            needed(output.chain(select.order.iter().map(|order| &order.expr)).chain(&select.filter))
+            needed(output.chain(select.order.iter().map(|order| &order.expr)).chain(applied))
         }
     }
 }

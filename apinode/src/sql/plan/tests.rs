@@ -63,7 +63,7 @@ fn plan(query: &str, parameters: &[Datum]) -> String {
     let context = Context::new(parameters);
     let bound = bind(query).unwrap_or_else(|error| panic!("{query}: {error}"));
     let (table, filter, changed) = match &bound {
-        Statement::Select(select) => (select.table.as_ref().unwrap(), &select.filter, String::new()),
+        Statement::Select(select) => (select.from.only_table().unwrap(), &select.filter, String::new()),
         Statement::Delete(delete) => (&delete.table, &delete.filter, String::new()),
         Statement::Update(update) => {
             (&update.table, &update.filter, changes(&update.table, &update.assignments, &context))
@@ -188,6 +188,132 @@ fn golden_plans_by_index() {
         let plan = plan(query, &[]);
         assert_eq!(plan.split(" | ").next(), Some(expected), "{query}: {plan}");
     }
+}
+
+/// The steps of a join: which source, how its rows are found, what data nodes judge | what ties it to rows so far | what is looked
+/// at here.
+fn joined(query: &str) -> Vec<String> {
+    let bound = bind(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let Statement::Select(select) = bound else { panic!("{query}") };
+    let context = Context::default();
+    let plan = JoinPlan::new(&select, &context).unwrap();
+    let list = |list: &[Expr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let step = |step: &Step| match step {
+        Step::Left { .. } => "left".into(),
+        Step::LeftEnd { .. } => "end".into(),
+        Step::Apply(index) => format!("apply {index}"),
+        Step::Filter(conditions) => format!("filter {}", list(conditions)),
+        Step::Source(step) => {
+            let source = &select.from.sources[step.source];
+            let way = match (source.table(), step.by) {
+                (None, _) => "made".into(),
+                (_, Some(By::Key)) => "by key".into(),
+                (Some(table), Some(By::Index(index))) => format!("by {}", table.schema.indexes[index].name),
+                (Some(table), None) => {
+                    match access(table, step.own.as_ref(), &Wish::default(), &context).unwrap() {
+                        Access::Scan => "scan".into(),
+                        Access::Ranges(ranges) => index_ranges(table, &ranges),
+                        Access::Keys(keys) => format!("{} keys", keys.len()),
+                    }
+                }
+            };
+            let own = step.own.as_ref().map(|own| format!(" {own}")).unwrap_or_default();
+            let equal: Vec<String> =
+                step.equal.iter().map(|(inner, outer)| format!("{inner}={outer}")).collect();
+            format!("{} {way}{own} | {} | {}", source.alias, equal.join(" "), list(&step.on))
+        }
+    };
+    plan.steps.iter().map(step).collect()
+}
+
+#[test]
+fn joins_are_ordered_by_what_is_known() {
+    // t: a b(key) c p f at n at 0..7; u: id a b f.
+    let cases: [(&str, &[&str]); 12] = [
+        (
+            "SELECT u.id FROM u JOIN t ON t.a = u.id AND t.b = 'x'",
+            &["t scan Equal(#1, 'x') |  | Equal(#5, 'x')", "u by key | #0=#4 | Equal(#4, #0)"],
+        ),
+        (
+            "SELECT u.id FROM t, u WHERE u.id = 3 AND t.c = u.a",
+            &["u 1 keys Equal(#0, 3) |  | Equal(#7, 3)", "t scan | #2=#8 | Equal(#2, #8)"],
+        ),
+        (
+            "SELECT x.id FROM u x JOIN u y ON y.a = x.id WHERE x.id > 5",
+            &[
+                "x PRIMARY [8000000500..] Greater(#0, 5) |  | Greater(#0, 5)",
+                "y by ab | #1=#0 | Equal(#5, #0)",
+            ],
+        ),
+        (
+            "SELECT x.id FROM u x JOIN u y ON y.id = x.a",
+            &["x scan |  | ", "y by key | #0=#1 | Equal(#4, #1)"],
+        ),
+        ("SELECT 1 FROM u x, u y", &["x scan |  | ", "y scan |  | "]),
+        ("SELECT 1 FROM u x JOIN u y ON x.f = y.f", &["x scan |  | ", "y scan |  | Equal(#3, #7)"]),
+        (
+            "SELECT 1 FROM u x LEFT JOIN u y ON y.id = x.a AND y.b = 2 AND x.b = 3 WHERE y.f IS NULL",
+            &[
+                "x scan |  | ",
+                "left",
+                "y by key Equal(#2, 2) | #0=#1 | Equal(#4, #1) Equal(#6, 2) Equal(#2, 3)",
+                "end",
+                "filter IsNull(#7)",
+            ],
+        ),
+        (
+            "SELECT 1 FROM u x RIGHT JOIN u y ON y.id = x.id",
+            &["y scan |  | ", "left", "x by key | #0=#4 | Equal(#4, #0)", "end"],
+        ),
+        (
+            "SELECT 1 FROM u x LEFT JOIN (u y JOIN u z ON z.id = y.a) ON y.id = x.a",
+            &[
+                "x scan |  | ",
+                "left",
+                "y by key | #0=#1 | Equal(#4, #1)",
+                "z by key | #0=#5 | Equal(#8, #5)",
+                "end",
+            ],
+        ),
+        (
+            "SELECT 1 FROM u x JOIN (SELECT MAX(a) AS m FROM t) d ON x.id = d.m",
+            &["d made |  | ", "x by key | #0=#4 | Equal(#0, #4)"],
+        ),
+        (
+            "SELECT id FROM u WHERE EXISTS (SELECT 1 FROM t WHERE t.a = u.b) AND id > 5",
+            &["u PRIMARY [8000000500..] Greater(#0, 5) |  | Greater(#0, 5)", "apply 0", "filter #4"],
+        ),
+        (
+            "SELECT x.id FROM u x JOIN u y USING (a, b)",
+            &["x scan |  | ", "y by ab | #1=#1 #2=#2 | Equal(#1, #5) Equal(#2, #6)"],
+        ),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(joined(query), expected, "{query}");
+    }
+}
+
+#[test]
+fn rows_so_far_are_looked_up_together() {
+    let Ok(Statement::Select(select)) = bind("SELECT y.b FROM u x JOIN u y ON y.id = x.a WHERE x.b = 1")
+    else {
+        panic!()
+    };
+    let context = Context::default();
+    let plan = JoinPlan::new(&select, &context).unwrap();
+    let Some(Step::Source(step)) = plan.steps.last() else { panic!() };
+    let row = |a: Datum| {
+        let mut row = vec![Datum::Null; plan.width];
+        row[1] = a;
+        row
+    };
+    let source = &select.from.sources[step.source];
+    let rows = [row(Datum::Int(7)), row(Datum::Null), row(Datum::Int(5)), row(Datum::Int(7))];
+    let found = join::lookup(source, source.table().unwrap(), step, &rows, &context).unwrap();
+    let Access::Keys(keys) = found else { panic!("{found:?}") };
+    assert_eq!(keys, [[0x80, 0, 0, 5], [0x80, 0, 0, 7]], "each once");
+    let none = join::lookup(source, source.table().unwrap(), step, &[row(Datum::Null)], &context).unwrap();
+    assert_eq!(none, Access::Keys(Vec::new()), "NULL is equal to nothing");
 }
 
 #[test]
