@@ -154,6 +154,26 @@ fn tables_are_joined() {
 }
 
 #[test]
+fn queries_as_deep_as_they_may_be_fit_the_stack() {
+    let (mut client, _) = client();
+    client.done("INSERT INTO t VALUES (1, 'a', 1)");
+    let nested = |depth: usize, begin: &str, end: &str| {
+        format!("{}SELECT id FROM t{}", begin.repeat(depth), end.repeat(depth))
+    };
+    for (begin, end) in [
+        ("SELECT (", ")"),
+        ("SELECT id FROM t WHERE id IN (", ")"),
+        ("SELECT x.id FROM t x WHERE EXISTS (SELECT 1 FROM t WHERE t.id = x.id) AND x.id IN (", ")"),
+        ("SELECT * FROM (", ") q"),
+    ] {
+        let numbers: Vec<u16> =
+            (1..50).map(|depth| client.query(&nested(depth, begin, end)).number()).collect();
+        let done = numbers.iter().take_while(|&&number| number == 0).count();
+        assert!(done == 8 && numbers[done..].iter().all(|&number| number == 1436), "{begin}: {numbers:?}");
+    }
+}
+
+#[test]
 fn rows_are_written_and_read() {
     let (mut client, _) = client();
     assert_eq!(affected(&mut client, "INSERT INTO t VALUES (1, 'a', 10), (2, 'b', NULL), (3, 'c', 30)"), 3);

@@ -14,6 +14,8 @@ use super::error::{SqlError, codes};
 
 /// How deep expressions and queries may stand in each other.
 const DEPTH_MAX: usize = 48;
+/// How deep queries may stand in each other: each takes more of the stack than an expression does.
+const QUERIES_MAX: usize = 8;
 /// Placeholders of a statement: the protocol counts them with 16 bits.
 const PLACEHOLDERS_MAX: usize = u16::MAX as usize;
 
@@ -102,6 +104,7 @@ pub fn parse(text: &str) -> Result<Parsed, SqlError> {
     let tokens =
         Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| syntax(error.into()))?;
     let tokens = known_operators(tokens)?;
+    check_queries(&tokens)?;
     let placeholders: Vec<Location> = tokens
         .iter()
         .filter(|token| matches!(token.token, Token::Placeholder(_)))
@@ -143,6 +146,29 @@ fn known_operators(mut tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>,
         after_operand = is_operand;
     }
     Ok(tokens)
+}
+
+/// Refuses queries that stand too deep in each other.
+fn check_queries(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    // Of each parenthesis that is open: whether a query stands in it.
+    let mut open: Vec<bool> = Vec::new();
+    for token in tokens {
+        match &token.token {
+            Token::LParen => open.push(false),
+            Token::RParen => drop(open.pop()),
+            Token::Word(word) if word.keyword == Keyword::SELECT && word.quote_style.is_none() => {
+                if let Some(query) = open.last_mut() {
+                    *query = true;
+                }
+                if open.iter().filter(|query| **query).count() > QUERIES_MAX {
+                    let text = format!("Thread stack overrun: queries nested deeper than {QUERIES_MAX}");
+                    return Err(SqlError::new(codes::STACK_OVERRUN, text));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The texts between SELECT, the commas that stand alone, and FROM: so are columns named that have no name.
