@@ -17,6 +17,9 @@ use crate::{notice::Notice, replica::encode_message};
 const LINKS_MAX: usize = 4096;
 /// How long a link without a connection is kept, so that its peer can resume it.
 const UNCONNECTED_MAX: Duration = Duration::from_secs(600);
+/// How long after its start a node whose file says another config than the register keeps the latter for itself: until
+/// then a leader takes the file's, as a rule.
+const SETTLING_GRACE: Duration = Duration::from_secs(3);
 /// Unacknowledged bytes to a peer; past them it gets nothing more until it has caught up or is gone.
 const PEER_BYTES_MAX: usize = 64 << 20;
 
@@ -292,7 +295,11 @@ impl ManagementNode {
         let Some(link) = self.links.get_mut(link) else { return };
         match kind {
             Kind::ConfigOrd => {
-                if let Some(config) = self.register.config() {
+                // What is still to be settled would be taken for the cluster's by nodes that start meanwhile.
+                let settling = self.last_step.since(self.awake_since) < SETTLING_GRACE;
+                if let Some(config) =
+                    self.register.config().filter(|&config| *config == self.file || !settling)
+                {
                     link.send_control(kind, config);
                 }
             }

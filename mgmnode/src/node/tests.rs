@@ -8,7 +8,7 @@ mod told;
 use twofold_proto::{
     error::ErrorCode,
     ids::{Endpoint, NodeId, ViewNumber, WorkerId},
-    message::{CatalogChange, GoneOrd, Kind},
+    message::{CatalogChange, GoneOrd, Kind, control},
     schema::{Column, ColumnType},
     view::View,
 };
@@ -46,6 +46,42 @@ fn running(management: u16) -> (Driver, ClusterConfig, [usize; 2]) {
 
 fn newest(driver: &Driver, process: usize) -> String {
     show_view(&driver.probe_ref(process).view().unwrap())
+}
+
+#[test]
+fn a_config_that_is_to_be_changed_is_told_to_nobody() {
+    let (mut driver, config, _) = running(3);
+    let mut changed = config.clone();
+    changed.data_memory *= 2;
+    for id in 1..=3 {
+        driver.kill(id);
+    }
+    for id in 1..=2 {
+        driver.start(&changed, NodeId(id));
+    }
+    let probe = driver.probe(life("21a"), WorkerId(0), "local", [1, 2]);
+    driver.until("a leader", |driver| driver.probe_ref(probe).config().is_some());
+    let told = driver.probe_ref(probe).received.iter().filter(|(_, kind, _)| *kind == Kind::ConfigOrd);
+    let memory = told.map(|(_, _, body)| control::<ClusterConfig>(body).unwrap().data_memory);
+    assert!(memory.into_iter().all(|bytes| bytes == changed.data_memory));
+}
+
+#[test]
+fn a_config_that_is_refused_leaves_the_former_one() {
+    let (mut driver, config, _) = running(1);
+    let mut refused = config.clone();
+    refused.partitions /= 2;
+    driver.kill(1);
+    driver.start(&refused, NodeId(1));
+    let probe = driver.probe(life("21a"), WorkerId(0), "local", [1]);
+    driver.run(2500);
+    assert!(driver.notices.iter().any(|(_, notice)| matches!(notice, Notice::ConfigRefused(_))));
+    assert_eq!(driver.probe_ref(probe).config(), None);
+    driver.end(probe);
+    driver.run(1000);
+    let later = driver.probe(life("21b"), WorkerId(0), "local", [1]);
+    driver.run(200);
+    assert_eq!(driver.probe_ref(later).config(), Some(config));
 }
 
 #[test]
