@@ -174,6 +174,20 @@ impl Cluster {
         stream
     }
 
+    /// Stops it, changes its config, and starts it with that.
+    ///
+    /// # Panics
+    /// If the config does not change, or one of these does not succeed.
+    pub fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        self.done(&["stop"]);
+        let path = self.file("twofold.toml");
+        let before = fs::read_to_string(&path).expect("a cluster that was started has a config");
+        let after = change(&before);
+        assert_ne!(after, before, "the config does not change");
+        fs::write(&path, after).expect("the config can be written");
+        self.done(&["start"]);
+    }
+
     /// Waits until every node serves.
     pub fn wait(&self) {
         eventually(|| {

@@ -4,6 +4,7 @@ mod binaries;
 mod cluster;
 mod journal;
 mod neighbour;
+mod proxy;
 mod report;
 
 use std::{
@@ -15,6 +16,7 @@ pub use binaries::{binary, run};
 pub use cluster::Cluster;
 pub use journal::{Gap, Journal, Journaled, Load};
 pub use neighbour::Neighbour;
+pub use proxy::Proxy;
 pub use report::{Output, Plot, median_and_worst};
 
 /// What has not happened after this has gone wrong, however slow the machine is.

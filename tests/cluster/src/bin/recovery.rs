@@ -1,7 +1,6 @@
 //! `twofold-recovery`: how long it takes until all nodes serve again, by the amount of data.
 
 use std::{
-    fs,
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -98,13 +97,10 @@ fn said(case: Case) -> String {
 /// A cluster with so many rows.
 fn filled(rows: u64) -> Cluster {
     let cluster = Cluster::start(&[]);
-    // It has nothing yet, so it can begin anew with memory for these.
-    cluster.done(&["stop"]);
-    let path = cluster.file("twofold.toml");
-    let config = fs::read_to_string(&path).expect("a cluster that was started has a config");
-    let memory = format!("[cluster]\ndata_memory = \"{}MiB\"", (rows * ROW_BYTES).max(MEMORY_LEAST) >> 20);
-    fs::write(&path, config.replace("[cluster]", &memory)).expect("the config can be written");
-    cluster.done(&["start"]);
+    let memory = (rows * ROW_BYTES).max(MEMORY_LEAST) >> 20;
+    cluster.reconfigure(|config| {
+        config.replace("[cluster]", &format!("[cluster]\ndata_memory = \"{memory}MiB\""))
+    });
     let filled = run(&mut lookup(&cluster, rows, &["--phases", "insert", "--in-flight", "1600"]));
     assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
     cluster

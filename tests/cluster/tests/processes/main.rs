@@ -8,4 +8,5 @@ mod failover;
 mod grpc;
 mod many;
 mod metrics;
+mod network;
 mod told;
