@@ -68,6 +68,8 @@ codes! {
     SAME_ALIAS = 1066, "42000";
     /// More tables than a statement may join.
     TOO_MANY_TABLES = 1116, "HY000";
+    /// More columns than a query may have.
+    TOO_MANY_COLUMNS = 1117, "HY000";
     /// The table that is changed is read by the same statement.
     CHANGED_TABLE = 1093, "HY000";
     /// SELECTs of a UNION give other numbers of columns.

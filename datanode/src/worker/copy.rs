@@ -156,7 +156,7 @@ impl Worker {
             let copy = &mut self.copies[place];
             // Within a tag it goes on at once: the tag's rows may have changed when it comes back.
             if out.kept_bytes() > WINDOW_BYTES && copy.cursor.skip == 0 {
-                return;
+                return out.want_acknowledgement();
             }
             let partition = copy.partition;
             let (store, mut kept) = (&self.store, Vec::new());

@@ -104,6 +104,12 @@ impl Worker {
                 link.want_acknowledgement();
             }
         }
+        // Who is being copied to is not waited for, yet what it has taken in need not be kept.
+        for link in self.excluded() {
+            if let Some(link) = self.links.get_mut(link).filter(|link| link.kept_bytes() > 0) {
+                link.want_acknowledgement();
+            }
+        }
     }
 
     pub(super) fn on_timer(&mut self) {

@@ -29,7 +29,9 @@ impl Runner {
                     // It may ask for what is given to this query before it.
                     let inner = context.within(values.clone());
                     let outer = outer_values(subquery, &[], &inner)?;
-                    self.answer(subquery, outer, &inner).await?
+                    let answer = self.answer(subquery, outer, &inner).await;
+                    context.warnings.borrow_mut().append(inner.warnings.take());
+                    answer?
                 }
             };
             values.push(value);

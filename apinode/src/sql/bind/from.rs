@@ -328,6 +328,10 @@ impl Binder<'_> {
             let text = format!("Too many tables; Twofold can only use {SOURCES_MAX} tables in a join");
             return Err(SqlError::new(codes::TOO_MANY_TABLES, text));
         }
+        if source.range().end > usize::from(u16::MAX) {
+            let text = format!("Too many columns; joined rows have at most {}", u16::MAX);
+            return Err(SqlError::new(codes::TOO_MANY_COLUMNS, text));
+        }
         let (place, star) = (sources.len(), source.range().collect());
         sources.push(source);
         Ok(Joined {

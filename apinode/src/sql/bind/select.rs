@@ -8,7 +8,7 @@ use twofold_proto::operation::LockMode;
 use super::{
     Aggregate, Binder,
     expr::{AGGREGATES, Names},
-    from::{From, Source},
+    from::{From, Made, Rows, Source, What},
     refuse,
     subquery::{Apply, Frame, Given},
 };
@@ -18,6 +18,9 @@ use crate::sql::{
     value::Datum,
     wire::result::{Origin, ResultColumn},
 };
+
+/// Columns that a query gives, as in MySQL.
+const OUTPUT_MAX: usize = 4096;
 
 /// The lock that the rows of a SELECT are read with.
 pub type Lock = LockMode;
@@ -173,8 +176,10 @@ impl Binder<'_> {
                 (self.count(Some(limit))?, self.count(Some(offset))?)
             }
         };
+        let is_made = |source: &Source| matches!(&source.rows, Rows::Made(Made { what: What::Parts(_), .. }));
         for lock in locks {
             refuse([
+                (bound.from.sources.iter().any(is_made), "locking reads of a UNION or a derived table"),
                 (lock.of.is_some(), "OF in locking reads"),
                 (lock.nonblock == Some(ast::NonBlock::Nowait), "NOWAIT"),
                 (lock.nonblock == Some(ast::NonBlock::SkipLocked), "SKIP LOCKED"),
@@ -273,6 +278,7 @@ impl Binder<'_> {
             Names { aggregates: Some(aggregates), frame: Some(frame), ..Names::of(from, "field list") };
         let mut output = Vec::new();
         for (index, item) in select.projection.iter().enumerate() {
+            check_width(output.len() + 1)?;
             let (expr, alias) = match item {
                 ast::SelectItem::UnnamedExpr(expr) => (expr, None),
                 ast::SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias.value.clone())),
@@ -307,6 +313,7 @@ impl Binder<'_> {
                 .unwrap_or_else(|| expr.to_string());
             output.push(Output { name, expr: bound, column });
         }
+        check_width(output.len())?;
         Ok(output)
     }
 
@@ -393,6 +400,14 @@ fn position(expr: &ast::Expr, count: usize, clause: &str) -> Result<Option<usize
         }
         _ => Err(SqlError::new(codes::UNKNOWN_COLUMN, format!("Unknown column '{text}' in '{clause}'"))),
     }
+}
+
+fn check_width(columns: usize) -> Result<(), SqlError> {
+    if columns <= OUTPUT_MAX {
+        return Ok(());
+    }
+    let text = format!("Too many columns; a query has at most {OUTPUT_MAX}");
+    Err(SqlError::new(codes::TOO_MANY_COLUMNS, text))
 }
 
 fn all_columns(from: &From, of: Option<&[&str]>) -> Result<Vec<Output>, SqlError> {

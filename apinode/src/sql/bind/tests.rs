@@ -74,6 +74,8 @@ fn what_is_not_supported_is_named() {
         ("SELECT RANK() OVER (ORDER BY a) FROM t", "window functions"),
         ("SELECT 1 INTO x", "SELECT INTO"),
         ("SELECT a FROM t GROUP BY a WITH ROLLUP", "WITH ROLLUP"),
+        ("SELECT a FROM (SELECT a FROM t) AS d FOR UPDATE", "locking reads of a UNION or a derived table"),
+        ("SELECT a FROM t UNION SELECT a FROM t FOR SHARE", "locking reads of a UNION or a derived table"),
         ("SELECT a FROM t FOR UPDATE SKIP LOCKED", "SKIP LOCKED"),
         ("SELECT SQL_CALC_FOUND_ROWS a FROM t", "SQL_CALC_FOUND_ROWS"),
         ("SELECT a FROM t USE INDEX (x)", "index hints"),
@@ -145,6 +147,7 @@ fn what_is_wrong_has_its_number() {
         ("UPDATE t SET c = (SELECT MAX(c) FROM t)", 1093),
         ("DELETE FROM t WHERE a IN (SELECT a FROM t x)", 1093),
         ("DELETE FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.a IN (SELECT x.a FROM t x))", 1093),
+        ("UPDATE t SET c = (SELECT COUNT(*) FROM (SELECT a FROM t) d WHERE d.a < t.a)", 1093),
         ("SELECT a FROM t LIMIT -1", 1064),
         ("SELECT a FROM t LIMIT 1+1", 1064),
         ("INSERT INTO t (a) VALUES (1, 2)", 1136),
@@ -166,6 +169,14 @@ fn what_is_wrong_has_its_number() {
     for (query, expected) in cases {
         assert_eq!(number(query), expected, "{query}");
     }
+    let columns =
+        |from: u32| (from..from + 4000).map(|name| format!("1 AS c{name}")).collect::<Vec<_>>().join(",");
+    assert_eq!(number(&format!("SELECT {}, {}", columns(0), columns(4000))), 1117);
+    // What a derived table has read before the first change is a copy.
+    assert!(matches!(
+        bind("UPDATE t SET c = (SELECT COUNT(*) FROM (SELECT a FROM t) d)"),
+        Ok(Statement::Update(_))
+    ));
 }
 
 #[test]

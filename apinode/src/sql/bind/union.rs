@@ -14,19 +14,23 @@ use crate::sql::{
     types::SqlType,
 };
 
-/// SELECTs of a UNION.
-const PARTS_MAX: usize = 256;
-
 impl Select {
-    /// Whether it, or what it selects from, reads this table itself. What a derived table has read is a copy.
-    pub(super) fn reads(&self, table: &BoundTable) -> bool {
+    /// Whether it, or what it selects from, reads this table itself. What a derived table has read is a copy, unless it is
+    /// made `anew` for each row around it.
+    pub(super) fn reads(&self, table: &BoundTable, anew: bool) -> bool {
         let given = self.given.iter().filter_map(|given| match given {
             Given::Subquery(subquery) => Some(&**subquery),
             Given::Outer(_) => None,
         });
         let mut within = given.chain(self.applied.iter().map(|apply| &apply.subquery));
-        self.from.sources.iter().filter_map(Source::table).any(|read| read.name == table.name)
-            || within.any(|subquery| subquery.select.reads(table))
+        let reads = |source: &Source| match &source.rows {
+            Rows::Table(read) => read.name == table.name,
+            Rows::Made(Made { what: What::Parts(parts), .. }) => {
+                anew && parts.iter().any(|part| part.select.reads(table, anew))
+            }
+            Rows::Made(_) => false,
+        };
+        self.from.sources.iter().any(reads) || within.any(|subquery| subquery.select.reads(table, anew))
     }
 }
 
@@ -108,9 +112,6 @@ impl Binder<'_> {
             ast::SetExpr::SetOperation { op, .. } => return Err(SqlError::not_supported(op)),
             _ => return Err(SqlError::not_supported("such a query")),
         };
-        if parts.len() == PARTS_MAX {
-            return Err(SqlError::not_supported(format_args!("a UNION of more than {PARTS_MAX} queries")));
-        }
         parts.push(Part { select, all });
         Ok(())
     }

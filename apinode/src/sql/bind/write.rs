@@ -324,8 +324,9 @@ fn refuse_reading(table: &BoundTable, given: &[Given], applied: &[Apply]) -> Res
         Given::Subquery(subquery) => Some(&**subquery),
         Given::Outer(_) => None,
     });
-    let mut subqueries = given.chain(applied.iter().map(|apply| &apply.subquery));
-    if subqueries.any(|subquery| subquery.select.reads(table)) {
+    let mut given = given.map(|subquery| subquery.select.reads(table, false));
+    let mut applied = applied.iter().map(|apply| apply.subquery.select.reads(table, true));
+    if given.any(|reads| reads) || applied.any(|reads| reads) {
         let text = format!("You can't specify target table '{}' for update in FROM clause", table.alias);
         return Err(SqlError::new(codes::CHANGED_TABLE, text));
     }

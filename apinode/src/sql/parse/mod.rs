@@ -16,6 +16,8 @@ use super::error::{SqlError, codes};
 const DEPTH_MAX: usize = 48;
 /// How deep queries may stand in each other: each takes more of the stack than an expression does.
 const QUERIES_MAX: usize = 8;
+/// Queries of a statement, and sets of theirs: each is a step that the next one stands on.
+const QUERIES_IN_ALL_MAX: usize = 64;
 /// Placeholders of a statement: the protocol counts them with 16 bits.
 const PLACEHOLDERS_MAX: usize = u16::MAX as usize;
 
@@ -148,25 +150,40 @@ fn known_operators(mut tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>,
     Ok(tokens)
 }
 
-/// Refuses queries that stand too deep in each other.
+/// Refuses queries that are too many, or stand too deep in each other.
 fn check_queries(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
-    // Of each parenthesis that is open: whether a query stands in it.
-    let mut open: Vec<bool> = Vec::new();
+    // Of each parenthesis that is open: whether a query stands in it. The last ones may have opened just before this token.
+    let (mut open, mut just_opened): (Vec<bool>, usize) = (Vec::new(), 0);
+    let (mut selects, mut sets) = (0, 0);
     for token in tokens {
         match &token.token {
-            Token::LParen => open.push(false),
-            Token::RParen => drop(open.pop()),
-            Token::Word(word) if word.keyword == Keyword::SELECT && word.quote_style.is_none() => {
-                if let Some(query) = open.last_mut() {
-                    *query = true;
-                }
-                if open.iter().filter(|query| **query).count() > QUERIES_MAX {
-                    let text = format!("Thread stack overrun: queries nested deeper than {QUERIES_MAX}");
-                    return Err(SqlError::new(codes::STACK_OVERRUN, text));
-                }
+            Token::Whitespace(_) => continue,
+            Token::LParen => {
+                open.push(false);
+                just_opened += 1;
+                continue;
             }
+            Token::RParen => drop(open.pop()),
+            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
+                Keyword::SELECT => {
+                    selects += 1;
+                    // `((SELECT 1) LIMIT 1)`: a query in a query.
+                    open.iter_mut().rev().take(just_opened.max(1)).for_each(|query| *query = true);
+                    if open.iter().filter(|query| **query).count() > QUERIES_MAX {
+                        let text = format!("Thread stack overrun: queries nested deeper than {QUERIES_MAX}");
+                        return Err(SqlError::new(codes::STACK_OVERRUN, text));
+                    }
+                }
+                Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::MINUS => sets += 1,
+                _ => {}
+            },
             _ => {}
         }
+        just_opened = 0;
+    }
+    if selects > QUERIES_IN_ALL_MAX || sets > QUERIES_IN_ALL_MAX {
+        let what = format!("a statement of more than {QUERIES_IN_ALL_MAX} queries");
+        return Err(SqlError::not_supported(what));
     }
     Ok(())
 }
@@ -255,6 +272,19 @@ mod tests {
         assert_eq!(items("SELECT 1+1,\n  'ä' ,f( a, b ) FROM t"), ["1+1", "'ä'", "f( a, b )"]);
         assert_eq!(items("SELECT a"), ["a"]);
         assert_eq!(items("DELETE FROM t"), [""; 0]);
+    }
+
+    #[test]
+    fn queries_are_bounded_in_number_and_depth() {
+        let number = |text: &str| parse(text).map_or_else(|error| error.number(), |_| 0);
+        let union = |count: usize| vec!["SELECT 1"; count].join(" UNION ");
+        assert_eq!((number(&union(64)), number(&union(65)), number(&union(20_000))), (0, 1235, 1235));
+        assert_eq!(number(&format!("TABLE a{}", " UNION TABLE a".repeat(20_000))), 1235);
+        let items = |count: usize| format!("SELECT {}", vec!["(SELECT a.x)"; count].join(","));
+        assert_eq!((number(&items(63)), number(&items(64))), (0, 1235));
+        let limited = |depth: usize| format!("{}SELECT 1{}", "(".repeat(depth), ") LIMIT 1".repeat(depth));
+        assert_eq!((number(&limited(8)), number(&limited(9))), (0, 1436));
+        assert_eq!(number("SELECT ((((((((((1))))))))))"), 0);
     }
 
     /// Threads of an API node have stacks of this size, as tests have.
