@@ -151,12 +151,24 @@ def test_errors_leave_the_connection_usable():
         "INSERT INTO t (id) VALUES (1)": 1364, "INSERT INTO t VALUES (1, NULL)": 1048, "INSERT INTO t VALUES (1, 'long')": 1406,
         "INSERT INTO t VALUES ('x', 'a')": 1366, "INSERT INTO t VALUES (3000000000, 'a')": 1264, "CREATE TABLE t (id INT PRIMARY KEY)": 1050,
         "DROP TABLE nothing": 1051, "USE nothing": 1049, "SELECT 9223372036854775807 + 1": 1690, "CREATE VIEW v AS SELECT 1": 1235,
-        "SELECT * FROM t JOIN t AS u": 1235, "LOAD DATA LOCAL INFILE 'x' INTO TABLE t": 1235, "SELECT @@nothing": 1193,
-        "SELECT (SELECT 1)": 1235, "": 1065, "CREATE TABLE v (id INT)": 1235, "ROLLBACK TO SAVEPOINT x": 1305,
+        "SELECT * FROM t STRAIGHT_JOIN t AS u": 1235, "SELECT * FROM t JOIN u": 1146, "LOAD DATA LOCAL INFILE 'x' INTO TABLE t": 1235, "SELECT @@nothing": 1193,
+        "SELECT (SELECT 1 UNION SELECT 2)": 1242, "SELECT id FROM (SELECT id FROM t) AS d FOR UPDATE": 1235, "": 1065, "CREATE TABLE v (id INT)": 1235, "ROLLBACK TO SAVEPOINT x": 1305,
     }
     for text, expected in cases.items():
         assert number(lambda: run(c, text)) == expected, text
     assert run(c, "SELECT COUNT(*) FROM t") == ((0,),)
+
+
+def test_queries_of_several_tables():
+    c = fresh("id INT PRIMARY KEY, boss INT, n INT")
+    run(c, "INSERT INTO t VALUES (1, NULL, 10), (2, 1, 20), (3, 1, 30), (4, 9, 40)")
+    left = "SELECT a.id, b.n FROM t AS a LEFT JOIN t AS b ON b.id = a.boss ORDER BY a.id"
+    assert run(c, left) == ((1, None), (2, 10), (3, 10), (4, None))
+    assert run(c, "SELECT a.id FROM t a JOIN t b ON b.id = a.boss WHERE b.n = %s ORDER BY 1", (10,)) == ((2,), (3,))
+    assert run(c, "SELECT (SELECT MAX(n) FROM t), id FROM t WHERE id IN (SELECT boss FROM t)") == ((40, 1),)
+    assert run(c, "SELECT id FROM t WHERE id < 3 UNION SELECT 2 UNION SELECT 7 ORDER BY 1") == ((1,), (2,), (7,))
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 't' ORDER BY ordinal_position"
+    assert run(c, columns) == (("id",), ("boss",), ("n",))
 
 
 def test_a_connection_that_breaks_frees_its_locks_at_once():
