@@ -478,6 +478,10 @@ impl Client {
         }
         if refusal.state == TransactionState::Open {
             self.keep_transaction(refusal.request);
+            // Refused as a whole it has locked nothing.
+            if refusal.operation.is_some() {
+                self.keep_locks(refusal.request);
+            }
         }
         self.refused(refusal.request, refusal.error, refusal.operation, refusal.state);
         Ok(())
@@ -531,7 +535,7 @@ impl Client {
         }
     }
 
-    /// Remembers what the statement has locked.
+    /// Remembers what the statement has locked, be it undone.
     fn keep_locks(&mut self, slot: u32) {
         let call = self.calls.get(slot);
         let Work::Statement(statement) = call.work else { return };

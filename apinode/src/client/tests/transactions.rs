@@ -304,6 +304,21 @@ fn a_lost_commit_is_asked_for_and_not_made_again() {
 }
 
 #[test]
+fn what_a_statement_has_locked_that_was_undone_is_asked_for_the_outcome() {
+    let mut net = Net::ready(1);
+    // The TC is on node 11, as is partition 0, which is only read.
+    net.submit(1, Request::Statement(statement(1, &[read(0), write(1)], End::Stay)));
+    let sent = net.one_statement(11);
+    refuse(&mut net, 11, sent.request, Open, ErrorCode::DuplicateKey);
+    assert!(matches!(net.answer(), Answer::Failed(failure) if failure.state == Open));
+    net.submit(2, Request::Statement(statement(2, &[read(0)], End::Commit)));
+    let sent = net.one_statement(11);
+    conf(&mut net, 11, sent.request, Committed, &[b"one"]);
+    let Answer::Statement { state: Committed, token, .. } = net.answer() else { panic!() };
+    assert_eq!(token.unwrap().partition, PartitionId(1));
+}
+
+#[test]
 fn a_statement_that_takes_too_long_is_rolled_back_when_the_tc_is_free() {
     let mut net = open();
     net.submit(2, Request::Statement(statement(2, &[write(1)], End::Stay)));
