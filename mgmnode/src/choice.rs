@@ -184,7 +184,7 @@ impl Choice<'_> {
     /// Up to which epoch the node has the cluster's data on disk; none if it was not `up` in the last view. If that view's
     /// life had not yet made the disk its own, what stands there is what the cluster went back to.
     fn has_on_disk(&self, heard: &Heard) -> Option<Epoch> {
-        let Restorable { life, complete } = heard.report.restorable.unwrap_or_default();
+        let Restorable { life, complete, .. } = heard.report.restorable.unwrap_or_default();
         let mut up = self.membership.up_before().iter();
         let former = up.find(|member| member.node == heard.report.life.node)?;
         if former.incarnation == life {

@@ -126,7 +126,8 @@ impl Case {
                     let (restart, counter) = epoch.split_once('.').expect(line);
                     let epoch = Epoch::new(restart.parse().expect(line), counter.parse().expect(line));
                     let life = Incarnation((name.as_bytes()[0] - b'a' + 1).into());
-                    heard.report.restorable = Some(Restorable { life, complete: epoch });
+                    heard.report.restorable =
+                        Some(Restorable { life, complete: epoch, ..Restorable::default() });
                 }
                 _ => panic!("{line}"),
             }

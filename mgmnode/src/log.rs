@@ -22,6 +22,8 @@ pub struct Stored {
     pub entries: BTreeMap<u64, Vec<u8>>,
     /// See [`Log::join_point`].
     pub join_point: Option<Position>,
+    /// See [`Log::id`].
+    pub id: u64,
 }
 
 /// What is to be written, all or nothing.
@@ -37,13 +39,15 @@ pub struct LogWrite {
     pub entries: Vec<(u64, Vec<u8>)>,
     /// Replaces the stored one, also if there is none here.
     pub join_point: Option<Position>,
+    /// Replaces the stored one.
+    pub id: u64,
 }
 
 impl Stored {
     /// Carries out a write.
     pub fn write(&mut self, write: &LogWrite) {
         self.hard_state = Some(write.hard_state.clone());
-        self.join_point = write.join_point;
+        (self.join_point, self.id) = (write.join_point, write.id);
         if let Some(snapshot) = &write.snapshot {
             self.snapshot = Some(snapshot.clone());
         }
@@ -60,6 +64,7 @@ pub struct Log {
     snapshot: Snapshot,
     entries: Vec<Entry>,
     join_point: Option<Position>,
+    id: u64,
 }
 
 fn parse<M: protobuf::Message>(bytes: &[u8]) -> Result<M, Malformed> {
@@ -82,8 +87,8 @@ impl Log {
         if !snapshot.is_empty() && snapshot.get_metadata().get_conf_state() != &voters {
             return Err(Malformed("stored log: it was written for other management nodes"));
         }
-        let mut log =
-            Log { hard_state, voters, snapshot, entries: Vec::new(), join_point: stored.join_point };
+        let (join_point, id) = (stored.join_point, stored.id);
+        let mut log = Log { hard_state, voters, snapshot, entries: Vec::new(), join_point, id };
         for (&index, bytes) in &stored.entries {
             let entry: Entry = parse(bytes)?;
             if entry.index != index || index != log.last() + 1 {
@@ -102,6 +107,17 @@ impl Log {
     /// no voting.
     pub fn join_point(&self) -> Option<Position> {
         self.join_point
+    }
+
+    /// Which log it is: chosen at random when it began. Of two logs of one cluster one was lost, and the other begun without
+    /// it. 0 before all voters were heard, and where there is one voter.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The log goes on to be written with this one.
+    pub fn set_id(&mut self, id: u64) {
+        self.id = id;
     }
 
     /// The log goes on to be written with this one.
@@ -171,6 +187,7 @@ impl Log {
             keep: 0..keep_end,
             entries: stored,
             join_point: self.join_point,
+            id: self.id,
         }
     }
 
@@ -190,6 +207,7 @@ impl Log {
             keep: index + 1..u64::MAX,
             entries: Vec::new(),
             join_point: self.join_point,
+            id: self.id,
         }
     }
 }

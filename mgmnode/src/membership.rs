@@ -50,6 +50,16 @@ impl Membership {
         Membership { up_before: members.to_vec(), ..self }
     }
 
+    /// As if the views that this one tells of had led here.
+    pub fn rebuilt(config: &ClusterConfig, view: &View) -> Membership {
+        let mut membership = Membership::default();
+        for view in view.told() {
+            let predecessor = membership.view.number;
+            membership.apply(config, predecessor, view);
+        }
+        membership
+    }
+
     /// The members that were `up` in the last view with members.
     pub fn up_before(&self) -> &[Member] {
         &self.up_before

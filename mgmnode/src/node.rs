@@ -2,19 +2,20 @@
 //!
 //! It tells everyone who has a link to it what the register says, and collects the reports of the data nodes. The
 //! parts: `peers` the links, `reports` what data nodes say, `requests` what clients and people ask for, `trouble` what
-//! they have to mend, `guard` what keeps a leader from deciding that has lost its register, `enquiry` how a voter comes
-//! back that has lost its own.
+//! they have to mend, `guard` what keeps a leader from deciding that has lost its register, `rebuild` how it gets one
+//! from the data nodes, `enquiry` how a voter comes back that has lost its own.
 
 mod enquiry;
 mod guard;
 mod peers;
+mod rebuild;
 mod reports;
 mod requests;
 #[cfg(test)]
 mod tests;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twofold_proto::{
     config::ClusterConfig,
@@ -32,8 +33,8 @@ use twofold_proto::{
 
 pub use self::requests::{AdminCommand, AdminReply};
 use self::{
-    enquiry::Enquiry, guard::Behind, peers::Peer, reports::Reporter, requests::PendingChange,
-    trouble::StandStill,
+    enquiry::Enquiry, guard::Behind, peers::Peer, rebuild::Rebuild, reports::Reporter,
+    requests::PendingChange, trouble::StandStill,
 };
 use crate::{
     choice,
@@ -100,6 +101,8 @@ pub struct ManagementNode {
     replica: Replica,
     /// While its directory is empty.
     enquiry: Option<Enquiry>,
+    /// Management nodes that keep another log: their directories are from before the register was lost, or this one's is.
+    strangers: BTreeSet<NodeId>,
     register: Register,
     /// What came out of `replica` and was not dealt with yet.
     output: Output,
@@ -133,6 +136,7 @@ pub struct ManagementNode {
     forming_since: Option<Time>,
     changes: Vec<PendingChange>,
     last_change: u64,
+    rebuild: Option<Rebuild>,
 }
 
 impl ManagementNode {
@@ -163,6 +167,7 @@ impl ManagementNode {
             peers: BTreeMap::new(),
             replica,
             enquiry: None,
+            strangers: BTreeSet::new(),
             register,
             output: Output::default(),
             started: false,
@@ -183,6 +188,7 @@ impl ManagementNode {
             forming_since: None,
             changes: Vec::new(),
             last_change: 0,
+            rebuild: None,
         })
     }
 
@@ -238,6 +244,7 @@ impl ManagementNode {
         self.forget_old(now, effects);
         self.note_behind(now, effects);
         self.note_stand_still(now, effects);
+        self.expire_rebuild(now, effects);
         self.catch_up();
         self.repeat_stops(now);
     }
@@ -294,13 +301,17 @@ impl ManagementNode {
         let Ok(kind) = Kind::from_number(message.kind) else { return Ok(()) };
         match kind {
             Kind::RaftOrd => {
-                let raft = decode_message(message.body)?;
+                let (log, raft) = decode_message(message.body)?;
                 if !self.is_management(peer.node)
                     || (raft.from, raft.to) != (peer.node.0.into(), self.id.0.into())
                 {
                     return Err(Malformed("raft message"));
                 }
-                self.replica.receive(raft);
+                if self.replica.standing().log == log {
+                    self.replica.receive(raft);
+                } else if !self.replica.is_blank() && self.strangers.insert(peer.node) {
+                    effects.push(Effect::Notice(Notice::OtherLog { node: peer.node }));
+                }
                 Ok(())
             }
             Kind::VoterReq => self.voter_request(link, peer.node, incarnation, message.body, effects),
@@ -310,6 +321,9 @@ impl ManagementNode {
             }
             Kind::GoneOrd => self.gone(now, peer.node, message.body, effects),
             Kind::CatalogReq => self.catalog_request(now, link, message.body),
+            Kind::RegisterConf => {
+                self.register_told(Life { node: peer.node, incarnation }, message.body, effects)
+            }
             // A view comes before the first message under it; here the register knows better.
             Kind::ViewOrd => Ok(()),
             _ => Err(Malformed("message: management nodes do not take this kind")),
@@ -354,6 +368,13 @@ impl ManagementNode {
                     Applied::Config(Ok(())) => notices.push(Notice::ConfigTaken),
                     Applied::Config(Err(reason)) => notices.push(Notice::ConfigRefused(reason)),
                     Applied::View(_) => self.view_proposed = false,
+                    Applied::Rebuilt(done) => {
+                        self.view_proposed = false;
+                        self.answer_rebuild(done, effects);
+                        let (view, tables) =
+                            (self.register.view().number, self.register.catalog().tables.len());
+                        notices.extend(done.then_some(Notice::Rebuilt { view, tables }));
+                    }
                     Applied::Catalog(origin, result) => self.catalog_changed(origin, result),
                 }
             }
@@ -410,6 +431,7 @@ impl ManagementNode {
             self.config_settled = false;
             self.evaluate = true;
             self.fail_undecided_changes();
+            self.fail_rebuild(effects);
         }
     }
 
@@ -474,8 +496,9 @@ impl Machine for ManagementNode {
             Input::WallClock(millis) => self.wall_clock = Some((now, millis)),
             Input::Persisted { id } => self.replica.persisted(id, &mut self.output),
             Input::Admin { request, command } => {
-                let reply = self.administrate(now, &command, effects);
-                effects.push(Effect::Admin { request, reply });
+                if let Some(reply) = self.administrate(now, request, command, effects) {
+                    effects.push(Effect::Admin { request, reply });
+                }
             }
         }
     }

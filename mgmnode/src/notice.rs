@@ -4,7 +4,7 @@ use std::fmt;
 
 use twofold_proto::{
     error::counted,
-    ids::NodeId,
+    ids::{NodeId, ViewNumber},
     message::Life,
     view::{MemberState, View},
 };
@@ -50,6 +50,20 @@ pub enum Notice {
         /// Who has not, or has lost something itself.
         awaited: Vec<NodeId>,
     },
+    /// This node's directory is empty, and the other management nodes keep several logs.
+    SeveralLogs,
+    /// Another management node keeps another log than this one.
+    OtherLog {
+        /// Which node.
+        node: NodeId,
+    },
+    /// The register was rebuilt from what the data nodes know.
+    Rebuilt {
+        /// Its view.
+        view: ViewNumber,
+        /// How many tables it has.
+        tables: usize,
+    },
     /// They have; it takes part once it has what it may have acknowledged before.
     CatchesUp,
     /// A life of a data node has ended.
@@ -81,6 +95,9 @@ impl Notice {
             | Notice::Restarted(_)
             | Notice::GroupStopped(_)
             | Notice::EmptyDirectory { .. }
+            | Notice::SeveralLogs
+            | Notice::OtherLog { .. }
+            | Notice::Rebuilt { .. }
             | Notice::CatchesUp
             | Notice::Told { .. }
             | Notice::Nonsense { .. }
@@ -128,6 +145,20 @@ impl fmt::Display for Notice {
                     nodes.join(", ")
                 )
             }
+            Notice::SeveralLogs => f.write_str(
+                "the directory of this node is empty, and the other management nodes do not keep the same register: one of \
+                 them has a directory from before the register was lost; empty that one, or put this node's back",
+            ),
+            Notice::OtherLog { node } => write!(
+                f,
+                "management node {node} does not keep the same register as this one: one of the two has a directory from \
+                 before the register was lost. Stop the one that has no leader, empty its directory, and start it again"
+            ),
+            Notice::Rebuilt { view, tables } => write!(
+                f,
+                "the register was rebuilt from what the data nodes know: view {view}, {}",
+                counted(*tables, "table")
+            ),
             Notice::CatchesUp => f.write_str(
                 "the directory of this node was empty: it takes part again once it has the register as it is now",
             ),

@@ -62,6 +62,15 @@ pub enum Command {
         /// When, in milliseconds since 1970 by the clock of the management leader; 0 if it did not know.
         at_ms: u64,
     },
+    /// The register goes on from what the data nodes know of it. Void as [`Command::View`] is.
+    Rebuild {
+        /// The newest view that this register had.
+        predecessor: ViewNumber,
+        /// The view to go on from, of the next generation.
+        view: View,
+        /// The catalog to go on from.
+        catalog: Catalog,
+    },
 }
 
 /// That all data nodes of a group had ended, and what the cluster went back to.
@@ -91,6 +100,8 @@ pub enum Applied {
     Config(Result<(), String>),
     /// Whether the view was taken.
     View(bool),
+    /// Whether the register goes on from what the data nodes know.
+    Rebuilt(bool),
     /// The catalog's version with the change, or why there is none.
     Catalog(Origin, Result<u64, Error>),
 }
@@ -103,6 +114,15 @@ pub struct Register {
     catalog: Catalog,
     /// The last one; it stays true until the next.
     system_restart: Option<SystemRestart>,
+}
+
+impl SystemRestart {
+    /// The last one that a view tells of; the first view of all is none.
+    fn told_by(view: &View, at_ms: u64) -> Option<SystemRestart> {
+        let cut = view.cuts.last().filter(|cut| cut.restart > 1)?;
+        let epoch = Some(cut.epoch).filter(|&epoch| epoch > Epoch::default());
+        Some(SystemRestart { at_ms, restart: cut.restart, epoch })
+    }
 }
 
 impl fmt::Display for SystemRestart {
@@ -162,13 +182,15 @@ impl Register {
             Command::Config(config) => Applied::Config(self.apply_config(*config)),
             Command::View { predecessor, view } => Applied::View(self.apply_view(predecessor, view)),
             Command::Restart { predecessor, view, at_ms } => {
-                let restart = view.restart;
-                let epoch = view.cuts.last().map(|cut| cut.epoch).filter(|epoch| *epoch > Epoch::default());
+                let restart = SystemRestart::told_by(&view, at_ms);
                 let taken = self.apply_view(predecessor, view);
                 if taken {
-                    self.system_restart = Some(SystemRestart { at_ms, restart, epoch });
+                    self.system_restart = restart;
                 }
                 Applied::View(taken)
+            }
+            Command::Rebuild { predecessor, view, catalog } => {
+                Applied::Rebuilt(self.rebuild(predecessor, view, catalog))
             }
             Command::Catalog { origin, change } => {
                 let result = match change {
@@ -178,6 +200,15 @@ impl Register {
                 Applied::Catalog(origin, result)
             }
         }
+    }
+
+    fn rebuild(&mut self, predecessor: ViewNumber, view: View, catalog: Catalog) -> bool {
+        let Some(config) = self.config.as_ref().filter(|_| predecessor == self.view().number) else {
+            return false;
+        };
+        self.system_restart = SystemRestart::told_by(&view, 0);
+        (self.membership, self.catalog) = (Membership::rebuilt(config, &view), catalog);
+        true
     }
 
     fn apply_view(&mut self, predecessor: ViewNumber, view: View) -> bool {

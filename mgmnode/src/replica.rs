@@ -15,6 +15,7 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::NodeId,
     time::Duration,
+    wire::{Malformed, Reader, Writer},
 };
 
 use crate::log::{Log, LogWrite, Position, Stored, encode};
@@ -65,6 +66,8 @@ pub struct Standing {
     pub term: u64,
     /// Up to where it may have acknowledged entries.
     pub last: Position,
+    /// Which log it keeps; 0 if none yet.
+    pub log: u64,
 }
 
 /// What waits for a write.
@@ -184,7 +187,8 @@ impl Replica {
     pub fn standing(&self) -> Standing {
         let log = self.node.store();
         let last = log.last_position().max(log.join_point().unwrap_or_default());
-        Standing { voter: !self.blank && log.join_point().is_none(), term: self.term(), last }
+        let voter = !self.blank && log.join_point().is_none();
+        Standing { voter, term: self.term(), last, log: log.id() }
     }
 
     /// It has lost its disk, and all it can have promised is within this. So it votes in later terms only, and not before
@@ -198,6 +202,7 @@ impl Replica {
             self.node.raft.load_state(&state);
         }
         self.history = promised.last.1;
+        self.node.mut_store().set_id(promised.log);
         self.node.mut_store().set_join_point(promised.last);
     }
 
@@ -322,15 +327,19 @@ impl Replica {
     }
 }
 
-/// A message as it travels between management nodes.
-pub fn encode_message(message: &Message) -> Vec<u8> {
-    encode(message)
+/// A message as it travels between management nodes, after the name of the log that it is about.
+pub fn encode_message(log: u64, message: &Message, out: &mut Vec<u8>) {
+    out.put_u64(log);
+    out.extend(encode(message));
 }
 
 /// Reads one.
 ///
 /// # Errors
 /// If it is none.
-pub fn decode_message(bytes: &[u8]) -> Result<Message, twofold_proto::wire::Malformed> {
-    protobuf::Message::parse_from_bytes(bytes).map_err(|_| twofold_proto::wire::Malformed("raft message"))
+pub fn decode_message(bytes: &[u8]) -> Result<(u64, Message), Malformed> {
+    let mut reader = Reader::new(bytes, "raft message");
+    let log = reader.u64()?;
+    let message = protobuf::Message::parse_from_bytes(reader.rest());
+    Ok((log, message.map_err(|_| Malformed("raft message"))?))
 }

@@ -123,10 +123,12 @@ codes! {
     NoSuchNode = 5005, Permanent, "correct the name of the node";
     /// The management nodes run on directories that are not the ones they had.
     RegisterLost = 5006, Permanent,
-        "stop the management nodes and start them with the directories that they had; without a copy of these, save the \
-         data, and start the cluster anew with empty ones";
+        "stop the management nodes and start them with the directories that they had; without these, run `twofold mgm \
+         rebuild`, which makes the register anew from what the data nodes know";
     /// A node that is asked for something and does not run.
     NotRunning = 5007, Permanent, "start it first; `twofold show` says which nodes run";
+    /// The register was not rebuilt.
+    NotRebuilt = 5008, Permanent, "`twofold show` says how the cluster is";
 
     /// A broken promise of ours.
     Internal = 9001, Permanent, "report it, with the log";

@@ -52,10 +52,43 @@ id!(
     /// One life of a process: chosen at its start, never reused, 0 for «any». Only equality means anything.
     Incarnation(u64), "i"
 );
-id!(
-    /// The number of a view. The top 16 bits are the generation, which a rebuild of the register raises.
-    ViewNumber(u64), "v"
-);
+/// The number of a view: 16 bits of generation, which a rebuild of the register raises, 48 bits of counter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ViewNumber(pub u64);
+
+impl ViewNumber {
+    /// How often the register had been rebuilt.
+    pub const fn generation(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// The number of the view that follows this one.
+    pub const fn next(self) -> ViewNumber {
+        ViewNumber(self.0 + 1)
+    }
+
+    /// The first number of the next generation; none past 65,535 rebuilds.
+    pub fn next_generation(self) -> Option<ViewNumber> {
+        let generation = self.generation().checked_add(1)?;
+        Some(ViewNumber(u64::from(generation) << 48 | 1))
+    }
+}
+
+impl fmt::Debug for ViewNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{self}")
+    }
+}
+
+impl fmt::Display for ViewNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counter = self.0 & ((1 << 48) - 1);
+        match self.generation() {
+            0 => write!(f, "{counter}"),
+            generation => write!(f, "{generation}.{counter}"),
+        }
+    }
+}
 
 impl WorkerId {
     /// The machine of a node that is no worker: membership on a data node, the register on a management node.

@@ -162,6 +162,10 @@ kinds! {
     VoterReq = 79;
     /// The answer.
     VoterConf = 80;
+    /// Management leader without its register to a data node: what do you know of it?
+    RegisterReq = 81;
+    /// The answer: a bincode [`RegisterConf`].
+    RegisterConf = 82;
 }
 
 /// Appends the bincode of a control message.
@@ -985,6 +989,10 @@ pub struct Restorable {
     pub life: Incarnation,
     /// The last complete epoch of which all stands there.
     pub complete: Epoch,
+    /// The newest view that this life had adopted.
+    pub view: ViewNumber,
+    /// The version of its catalog.
+    pub catalog: u64,
 }
 
 /// A life of a data node has ended, or is about to for good.
@@ -1010,6 +1018,17 @@ impl Catalog {
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|table| table.name == name)
     }
+}
+
+/// What a data node knows of the register, from its memory or its disk, whatever is newer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegisterConf {
+    /// The newest view.
+    pub view: View,
+    /// The newest catalog.
+    pub catalog: Catalog,
+    /// The config that it goes by.
+    pub config: ClusterConfig,
 }
 
 /// A change of the catalog.

@@ -48,6 +48,8 @@ pub struct View {
     pub history: Vec<PastView>,
     /// What system restarts went back to, the oldest first, [`CUTS_MAX`] at most.
     pub cuts: Vec<Cut>,
+    /// The last view of the generation before, which the register was rebuilt from; 0 in the first generation.
+    pub rebuilt_from: ViewNumber,
 }
 
 /// What a system restart went back to.
@@ -77,6 +79,24 @@ pub struct PastView {
 pub const HISTORY_MAX: usize = 8;
 
 impl View {
+    /// The view with the same members that a register begins with which is rebuilt from this one; none past 65,535
+    /// rebuilds.
+    pub fn rebuilt(&self) -> Option<View> {
+        let number = self.number.next_generation()?;
+        Some(View { number, rebuilt_from: self.number, ..self.next(self.restart, self.members.clone()) })
+    }
+
+    /// Whether a view of this number can have led to this one. If not, it was followed by others that were given up when
+    /// the register was rebuilt.
+    pub fn descends_from(&self, former: ViewNumber) -> bool {
+        let (generation, of_former) = (self.number.generation(), former.generation());
+        let last = match generation == of_former {
+            true => self.number,
+            false => self.rebuilt_from,
+        };
+        of_former == last.generation() && former <= last
+    }
+
     /// The view that follows this one with these members.
     pub fn next(&self, restart: u16, members: Vec<Member>) -> View {
         let mut history = self.history.clone();
@@ -89,7 +109,14 @@ impl View {
         }
         let old = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..old);
-        View { number: ViewNumber(self.number.0 + 1), restart, members, history, cuts: self.cuts.clone() }
+        View {
+            number: self.number.next(),
+            restart,
+            members,
+            history,
+            cuts: self.cuts.clone(),
+            rebuilt_from: self.rebuilt_from,
+        }
     }
 
     /// The first view after a system restart.
@@ -121,20 +148,30 @@ impl View {
         self.last_kept(epoch) == epoch
     }
 
-    /// The views between one that is known and this one, this one last. `None` if some of them are forgotten.
+    /// The views that this one tells of, itself last.
+    pub fn told(&self) -> Vec<View> {
+        let past = self.history.iter().enumerate().map(|(place, past)| View {
+            number: past.number,
+            restart: past.restart,
+            members: past.members.clone(),
+            history: self.history[..place].to_vec(),
+            cuts: self.cuts.iter().copied().filter(|cut| cut.restart <= past.restart).collect(),
+            rebuilt_from: match past.number.generation() == self.number.generation() {
+                true => self.rebuilt_from,
+                false => ViewNumber::default(),
+            },
+        });
+        past.chain([self.clone()]).collect()
+    }
+
+    /// The views between one that is known and this one, this one last. `None` if some of them are forgotten, or if the known one
+    /// did not lead here.
     pub fn since(&self, known: ViewNumber) -> Option<Vec<View>> {
-        let missed = self.history.iter().enumerate().filter(|(_, past)| past.number > known);
-        let mut views: Vec<View> = missed
-            .map(|(place, past)| View {
-                number: past.number,
-                restart: past.restart,
-                members: past.members.clone(),
-                history: self.history[..place].to_vec(),
-                cuts: self.cuts.iter().copied().filter(|cut| cut.restart <= past.restart).collect(),
-            })
-            .collect();
-        views.push(self.clone());
-        (views[0].number.0 <= known.0 + 1).then_some(views)
+        let mut views = self.told();
+        let first = views.iter().position(|view| view.number > known)?;
+        let follows = first > 0 && views[first - 1].number == known || views[first].number == known.next();
+        views.drain(..first);
+        follows.then_some(views)
     }
 
     /// The member with this id.
@@ -211,5 +248,36 @@ mod tests {
         assert_eq!(again[0].number, ViewNumber(16), "a view that is passed on tells what was before it");
         assert_eq!(newest.since(ViewNumber(18)).unwrap(), std::slice::from_ref(newest));
         assert_eq!(newest.since(ViewNumber(3)), None);
+    }
+
+    #[test]
+    fn a_rebuilt_register_goes_on_from_the_view_that_it_was_rebuilt_from() {
+        let member = Member {
+            node: NodeId(1),
+            incarnation: Incarnation(7),
+            state: MemberState::Up,
+            workers: 1,
+            restored: None,
+        };
+        let known = (0..5).fold(View::default(), |view, _| view.next(1, vec![member]));
+        let unheard_of = known.next(1, vec![]);
+        let rebuilt = known.rebuilt().unwrap();
+        assert_eq!((rebuilt.number.to_string(), rebuilt.rebuilt_from), ("1.1".into(), known.number));
+        assert_eq!(rebuilt.since(known.number).unwrap(), std::slice::from_ref(&rebuilt));
+        let numbers = |views: Vec<View>| views.iter().map(|view| view.number.to_string()).collect::<Vec<_>>();
+        assert_eq!(numbers(rebuilt.since(ViewNumber(3)).unwrap()), ["4", "5", "1.1"]);
+        assert_eq!(rebuilt.since(unheard_of.number), None, "a view that was given up leads nowhere");
+        let next = rebuilt.next(1, vec![]);
+        assert_eq!(numbers(next.since(known.number).unwrap()), ["1.1", "1.2"]);
+        assert_eq!(next.since(unheard_of.number), None);
+        for (former, leads_here) in [(known.number, true), (unheard_of.number, false), (rebuilt.number, true)]
+        {
+            assert_eq!(next.descends_from(former), leads_here, "{former}");
+        }
+        assert!(!known.descends_from(next.number) && known.descends_from(ViewNumber(2)));
+        let again = next.rebuilt().unwrap();
+        assert_eq!(again.number.to_string(), "2.1");
+        // Of what came before the last but one nobody knows any more; it counts as given up.
+        assert!(again.descends_from(next.number) && !again.descends_from(known.number));
     }
 }

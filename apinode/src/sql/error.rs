@@ -280,7 +280,7 @@ impl From<Error> for SqlError {
             OutcomePending => codes::COMMIT_PENDING,
             TableFull => codes::TABLE_FULL,
             BadTable | NoSuchRow | ConditionFalse | BadConfig | JoinRefused | LastOfGroup | NoSuchNode
-            | RegisterLost | NotRunning => codes::UNKNOWN_ERROR,
+            | RegisterLost | NotRunning | NotRebuilt => codes::UNKNOWN_ERROR,
         };
         SqlError::new(code, error.to_string())
     }

@@ -268,6 +268,14 @@ impl Node {
                 }
                 self.learn_catalog(id, effects);
             }
+            Kind::RegisterReq if self.storage.is_open() => {
+                let known = self.known_register();
+                if let Some(link) = self.line(id) {
+                    link.send_control(Kind::RegisterConf, &known);
+                }
+            }
+            // It is asked again once it has reported.
+            Kind::RegisterReq => {}
             Kind::GoneRep => self.on_gone(now, control::<GoneOrd>(body)?.life, effects),
             Kind::StopOrd => self.on_stop_ord(now, control::<StopOrd>(body)?, effects),
             _ => return Err(Malformed("message: of no kind that a management node sends to a data node")),

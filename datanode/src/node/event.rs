@@ -62,7 +62,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Adopted { view, members, state } => {
-                write!(f, "view {} with {members} members; this node is ", view.0)?;
+                write!(f, "view {} with {members} members; this node is ", view)?;
                 match state {
                     Some(MemberState::Syncing) => write!(f, "syncing"),
                     Some(MemberState::Ready) => write!(f, "ready"),

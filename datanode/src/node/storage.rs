@@ -1,6 +1,11 @@
 //! What the node has to do with its disk: what is restored, and when the disk counts. See `docs/disk.md`.
 
-use twofold_proto::{ids::Epoch, message::Restorable, time::Time, view::MemberState};
+use twofold_proto::{
+    ids::Epoch,
+    message::{Catalog, RegisterConf, Restorable},
+    time::Time,
+    view::{MemberState, View},
+};
 
 use super::{Effect, Event, Node, departure::Exit};
 use crate::disk::{Found, Horizon, ToDisk, Word};
@@ -33,6 +38,8 @@ pub(super) struct Storage {
     congested: bool,
     /// What was copied is of this epoch at the latest: an older state of the cluster is not here.
     oldest: Epoch,
+    /// What the life whose data this was knew of the register.
+    remembered: (View, Catalog),
 }
 
 impl Storage {
@@ -61,7 +68,13 @@ impl Storage {
 
     pub(super) fn restorable(&self) -> Option<Restorable> {
         let Stage::Found(found) = &self.stage else { return None };
-        found.as_ref().map(|found| Restorable { life: found.life, complete: found.complete })
+        let (view, catalog) = &self.remembered;
+        found.as_ref().map(|found| Restorable {
+            life: found.life,
+            complete: found.complete,
+            view: view.number,
+            catalog: catalog.version,
+        })
     }
 }
 
@@ -69,6 +82,9 @@ impl Node {
     pub(super) fn on_disk(&mut self, now: Time, word: Word, effects: &mut Vec<Effect>) {
         match word {
             Word::Found(found) => {
+                if let Some(found) = &found {
+                    self.storage.remembered = (found.view.clone(), found.catalog.clone());
+                }
                 self.storage.stage = Stage::Found(found);
                 self.restore(effects);
             }
@@ -111,15 +127,29 @@ impl Node {
                 assert!(complete >= limit, "{complete} is on disk, and the cluster goes back to {limit}");
                 limit
             }
-            // All that it has, up to the first restart that went back behind it. What is newer is copied.
-            MemberState::Syncing | MemberState::Ready if self.view.knows_cuts_since(complete) => {
-                self.view.last_kept(complete)
+            // All that it has, up to the first restart that went back behind it. What is newer is copied. It may be of a cluster
+            // that was given up when the register was rebuilt.
+            MemberState::Syncing | MemberState::Ready => {
+                let counts = self.view.knows_cuts_since(complete)
+                    && self.view.descends_from(self.storage.remembered.0.number);
+                if counts { self.view.last_kept(complete) } else { Epoch::default() }
             }
-            MemberState::Syncing | MemberState::Ready => Epoch::default(),
         };
         let horizon = (limit > Epoch::default()).then(|| Horizon { limit, view: self.view.clone() });
         self.storage.stage = Stage::Restoring;
         effects.push(Effect::Disk(ToDisk::Restore(horizon)));
+    }
+
+    /// What this node knows of the register, for one that is to be rebuilt.
+    pub(super) fn known_register(&self) -> RegisterConf {
+        let (view, catalog) = &self.storage.remembered;
+        let view = if view.number > self.view.number { view } else { &*self.view };
+        let newer = self.catalog.as_deref().filter(|known| known.version >= catalog.version);
+        RegisterConf {
+            view: view.clone(),
+            catalog: newer.unwrap_or(catalog).clone(),
+            config: (*self.config).clone(),
+        }
     }
 
     /// Has the disk remember what was adopted, once what it has is whole.

@@ -60,7 +60,13 @@ impl Worker {
         match kind {
             Kind::ViewOrd => {
                 let view: View = message::control(body)?;
-                if !view.fits(&self.config) || view.number.0 > self.view.number.0 + VIEWS_AHEAD_MAX {
+                // The register may have been rebuilt.
+                let next_generation = self.view.number.next_generation();
+                let is_near = [Some(self.view.number), next_generation]
+                    .into_iter()
+                    .flatten()
+                    .any(|known| (known.0..=known.0 + VIEWS_AHEAD_MAX).contains(&view.number.0));
+                if !view.fits(&self.config) || !(is_near || view.number < self.view.number) {
                     return Err(Malformed("ViewOrd: not of this config"));
                 }
                 self.adopt_view(Arc::new(view));

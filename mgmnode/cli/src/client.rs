@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use twofold_grpc::management::{
-    GetConfigRequest, GetConfigResponse, RestartNodeRequest, ShowRequest, ShowResponse, StopNodeRequest,
-    management_client::ManagementClient,
+    GetConfigRequest, GetConfigResponse, RebuildRegisterRequest, RestartNodeRequest, ShowRequest,
+    ShowResponse, StopNodeRequest, management_client::ManagementClient,
 };
 use twofold_proto::config::{Address, MANAGEMENT_PORT};
 
@@ -83,6 +83,15 @@ impl Client {
         if let Err(status) = self.channel.stop_node(request.clone()).await {
             self.follow(status).await?;
             self.channel.stop_node(request).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the leader rebuild the register from what the data nodes know.
+    pub async fn rebuild(&mut self, request: RebuildRegisterRequest) -> Result<(), Failure> {
+        if let Err(status) = self.channel.rebuild_register(request.clone()).await {
+            self.follow(status).await?;
+            self.channel.rebuild_register(request).await?;
         }
         Ok(())
     }

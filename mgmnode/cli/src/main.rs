@@ -10,9 +10,15 @@ mod show;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
-use twofold_grpc::management::{GetConfigRequest, RestartNodeRequest, StopNodeRequest};
+use twofold_grpc::management::{
+    GetConfigRequest, RebuildRegisterRequest, RestartNodeRequest, StopNodeRequest,
+};
 use twofold_mgmnode::config;
-use twofold_proto::config::{Address, MANAGEMENT_PORT};
+use twofold_proto::{
+    config::{Address, MANAGEMENT_PORT},
+    error::counted,
+    ids::ViewNumber,
+};
 
 use crate::client::{Client, Failure};
 
@@ -71,6 +77,13 @@ enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Mends the management nodes.
+    Mgm {
+        #[command(flatten)]
+        at: Management,
+        #[command(subcommand)]
+        command: ManagementCommand,
+    },
     /// Reads and explains configs.
     Config {
         #[command(subcommand)]
@@ -118,6 +131,22 @@ enum NodeCommand {
         /// How long each may take, in seconds.
         #[arg(long, requires = "rolling", default_value_t = 3600, value_name = "SECONDS")]
         timeout: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum ManagementCommand {
+    /// Makes the register (views and tables) anew from what the data nodes know, where the directories of most management nodes
+    /// are lost for good.
+    ///
+    /// All management nodes have to run, with empty directories (or with old copies that are all the same), and all data
+    /// nodes; they serve on meanwhile.
+    Rebuild {
+        /// Data nodes to do without, names or ids, separated by commas. Only for nodes that are gone for good and have ended: a
+        /// change that only they knew of is lost, and so is what was committed with them alone. If they come back they copy
+        /// everything from the others.
+        #[arg(long, value_delimiter = ',', value_name = "NODE,…")]
+        without: Vec<String>,
     },
 }
 
@@ -206,6 +235,14 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             call(&at, async |client| client.restart(request.clone()).await)?;
             println!("{node} was asked to start anew");
         }
+        Command::Mgm { at, command: ManagementCommand::Rebuild { without } } => {
+            let shown = call(&at, async |client| {
+                client.rebuild(RebuildRegisterRequest { without }).await?;
+                client.show().await
+            })?;
+            let view = ViewNumber(shown.view);
+            println!("the register was rebuilt: view {view}, {}", counted(shown.tables as usize, "table"));
+        }
         Command::Table(command) => return finish(command.run()),
         Command::Get(command) => return finish(command.run()),
         Command::Set(command) => return finish(command.run()),
@@ -279,6 +316,7 @@ mod tests {
             &["show", "--mgm", "db1,[::1]:99"][..],
             &["node", "stop", "--mgm", "db1", "data1"],
             &["config", "show", "--mgm", "db1"],
+            &["mgm", "rebuild", "--mgm", "db1", "--without", "data1,12"],
             &["get", "--api", "db1,db2:7", "fruit", "pear"],
             &["table", "list", "--api", "db1"],
         ] {

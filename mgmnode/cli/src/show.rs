@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 use twofold_grpc::management::{Node, NodeKind, NodeState, ShowResponse, SystemRestart};
-use twofold_proto::error::counted;
+use twofold_proto::{error::counted, ids::ViewNumber};
 
 /// How the cluster is; also an exit code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -112,7 +112,7 @@ fn headline(shown: &ShowResponse) -> String {
     format!(
         "cluster «{}»: view {}, {replicas}, {tables}; {leader}; version {}\n{}",
         shown.cluster,
-        shown.view,
+        ViewNumber(shown.view),
         shown.version,
         notes(shown)
     )

@@ -26,7 +26,10 @@ pub struct Service {
 fn code(error: ErrorCode) -> Code {
     match error {
         ErrorCode::NoLeader | ErrorCode::Stopping => Code::Unavailable,
-        ErrorCode::LastOfGroup | ErrorCode::NotRunning | ErrorCode::RegisterLost => Code::FailedPrecondition,
+        ErrorCode::LastOfGroup | ErrorCode::NotRunning | ErrorCode::RegisterLost | ErrorCode::NotRebuilt => {
+            Code::FailedPrecondition
+        }
+        ErrorCode::OutcomePending => Code::Aborted,
         ErrorCode::NoSuchNode => Code::NotFound,
         ErrorCode::NotSupported => Code::Unimplemented,
         _ => Code::Internal,
@@ -65,7 +68,12 @@ impl Service {
 
     async fn stop(&self, node: &str, restart: bool, force: bool) -> Result<(), Status> {
         let node = status::find(&self.config, node).map_err(|error| refusal(&error))?;
-        match self.ask(AdminCommand::Stop { node, restart, force }).await? {
+        self.tell(AdminCommand::Stop { node, restart, force }).await
+    }
+
+    /// Has something done; a refusal tells where the leader is.
+    async fn tell(&self, command: AdminCommand) -> Result<(), Status> {
+        match self.ask(command).await? {
             AdminReply::Done => Ok(()),
             AdminReply::Refused(error) => {
                 let mut refusal = refusal(&error);
@@ -77,7 +85,7 @@ impl Service {
                 }
                 Err(refusal)
             }
-            other => Err(Status::internal(format!("told to stop a node, the machine said {other:?}"))),
+            other => Err(Status::internal(format!("told to do something, the machine said {other:?}"))),
         }
     }
 }
@@ -157,6 +165,17 @@ impl Management for Service {
         let request = request.into_inner();
         self.stop(&request.node, true, request.force).await?;
         Ok(Response::new(grpc::RestartNodeResponse {}))
+    }
+
+    async fn rebuild_register(
+        &self,
+        request: Request<grpc::RebuildRegisterRequest>,
+    ) -> Result<Response<grpc::RebuildRegisterResponse>, Status> {
+        let without = request.into_inner().without;
+        let found = without.iter().map(|node| status::find(&self.config, node)).collect();
+        let without = Result::<Vec<NodeId>, Error>::map_err(found, |error| refusal(&error))?;
+        self.tell(AdminCommand::Rebuild { without }).await?;
+        Ok(Response::new(grpc::RebuildRegisterResponse {}))
     }
 
     async fn get_config(

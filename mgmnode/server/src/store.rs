@@ -18,6 +18,8 @@ const HARD_STATE: &[u8] = b"hard state";
 const SNAPSHOT: &[u8] = b"snapshot";
 /// Term and index, big endian.
 const JOIN_POINT: &[u8] = b"join point";
+/// Big endian.
+const LOG_ID: &[u8] = b"log id";
 /// Followed by the index, big endian.
 const ENTRY: &[u8] = b"entry ";
 /// Bytes that sled keeps in memory; all is read once, at the start.
@@ -89,14 +91,18 @@ impl Store {
     }
 
     fn read(&self) -> io::Result<Stored> {
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes);
         let value = |key| self.sled.get(key).map(|value| value.map(|bytes| bytes.to_vec()));
         let mut stored =
             Stored { hard_state: value(HARD_STATE)?, snapshot: value(SNAPSHOT)?, ..Stored::default() };
         if let Some(bytes) = value(JOIN_POINT)? {
             let (term, index) = bytes.split_at_checked(8).unwrap_or_default();
-            let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes);
             let malformed = |_| io::Error::other("the join point of the register is none");
             stored.join_point = Some((number(term).map_err(malformed)?, number(index).map_err(malformed)?));
+        }
+        if let Some(bytes) = value(LOG_ID)? {
+            stored.id =
+                number(&bytes).map_err(|_| io::Error::other("the name of the register's log is none"))?;
         }
         for item in self.sled.scan_prefix(ENTRY) {
             let (key, bytes) = item?;
@@ -136,6 +142,7 @@ impl Store {
                 }
                 None => batch.remove(JOIN_POINT),
             }
+            batch.insert(LOG_ID, &write.id.to_be_bytes());
             batch.insert(HARD_STATE, &write.hard_state[..]);
             self.sled.apply_batch(batch)?;
         }
@@ -185,6 +192,7 @@ mod tests {
             keep,
             entries: entries.iter().map(|(index, bytes)| (*index, bytes.to_vec())).collect(),
             join_point: snapshot.map(|bytes| (7, bytes.len() as u64)),
+            id: entries.len() as u64,
         }
     }
 

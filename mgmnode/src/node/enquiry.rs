@@ -3,6 +3,9 @@
 //! It may have voted, and acknowledged entries, and a vote or an acknowledgement that is forgotten can make two leaders, or a
 //! leader that lacks what was agreed. So before all others have answered it takes no part; then it takes part as `Replica`
 //! says, which bounds what it can have promised by what they say. Why that is safe: `docs/membership.md`.
+//!
+//! Where nobody has a log, the one with the lowest id begins one, and the others take over its name for it: messages about
+//! another log are not read, so that a directory that comes back after the register was rebuilt does no harm.
 
 use std::collections::BTreeMap;
 
@@ -68,15 +71,23 @@ impl Enquiry {
         others.filter(|node| self.answers.get(node).is_none_or(|(_, standing)| !standing.voter)).collect()
     }
 
+    /// Whether the others keep several logs, so that it cannot be told which one to join.
+    fn is_ambiguous(&self) -> bool {
+        let mut logs = self.answers.values().map(|(_, standing)| standing.log).filter(|&log| log != 0);
+        let first = logs.next();
+        logs.any(|log| Some(log) != first)
+    }
+
     /// What all others together say, if that is enough: all have answered, and nobody has anything, which is how
-    /// a cluster begins, or a majority of all has lost nothing.
-    fn result(&self, voters: usize) -> Option<Standing> {
+    /// a cluster begins, or a majority of all has lost nothing. `own_log`: who may begin a log, and its name.
+    fn result(&self, voters: usize, own_log: Option<u64>) -> Option<Standing> {
         let standings = || self.answers.values().map(|(_, standing)| standing);
         let term = standings().map(|standing| standing.term).max().unwrap_or(0);
         let last = standings().map(|standing| standing.last).max().unwrap_or_default();
         let kept = standings().filter(|standing| standing.voter).count();
         let enough = standings().count() + 1 == voters && (last == (0, 0) || kept > voters / 2);
-        enough.then_some(Standing { voter: true, term, last })
+        let log = standings().map(|standing| standing.log).find(|&log| log != 0).or(own_log)?;
+        (enough && !self.is_ambiguous()).then_some(Standing { voter: true, term, last, log })
     }
 }
 
@@ -96,7 +107,10 @@ impl ManagementNode {
         let question = VoterReq { round: enquiry.round };
         if now >= enquiry.say_at {
             enquiry.say_at = now + SAID_AGAIN;
-            effects.push(Effect::Notice(Notice::EmptyDirectory { awaited: awaited.clone() }));
+            effects.push(Effect::Notice(match enquiry.is_ambiguous() {
+                true => Notice::SeveralLogs,
+                false => Notice::EmptyDirectory { awaited: awaited.clone() },
+            }));
         }
         for node in awaited {
             let links: Vec<LinkId> = self.links.to_any(Endpoint::node(node)).collect();
@@ -147,7 +161,10 @@ impl ManagementNode {
         }
         let Some(enquiry) = &mut self.enquiry else { return Ok(()) };
         enquiry.take(from, incarnation, answer);
-        if let Some(promised) = enquiry.result(self.file.management_nodes.len()) {
+        let voters = self.file.management_nodes.len();
+        let begins = self.file.management_nodes.iter().all(|node| node.id >= self.id);
+        let own_log = begins.then_some(self.links.incarnation().0);
+        if let Some(promised) = enquiry.result(voters, own_log) {
             self.enquiry = None;
             if promised.last != (0, 0) {
                 effects.push(Effect::Notice(Notice::CatchesUp));

@@ -6,6 +6,7 @@
 
 use twofold_proto::{
     error::{Error, ErrorCode},
+    ids::ViewNumber,
     message::{Life, ReportOrd},
     time::{Duration, Time},
 };
@@ -24,6 +25,12 @@ pub(super) struct Behind {
     told: bool,
 }
 
+/// The newest view and catalog that it tells of: adopted, or on disk.
+fn known(report: &ReportOrd) -> (ViewNumber, u64) {
+    let disk = report.restorable.unwrap_or_default();
+    (report.view.max(disk.view), report.catalog.max(disk.catalog))
+}
+
 impl ManagementNode {
     /// As leader: the report that names the newest view, if one names a later view or catalog than the register has.
     fn ahead(&self) -> Option<&ReportOrd> {
@@ -32,8 +39,8 @@ impl ManagementNode {
         let reports = self.reporters.iter().filter(|(life, _)| !self.gone.contains_key(life));
         reports
             .map(|(_, reporter)| &reporter.report)
-            .filter(|report| report.view > view || report.catalog > catalog)
-            .max_by_key(|report| (report.view, report.catalog))
+            .filter(|report| known(report).0 > view || known(report).1 > catalog)
+            .max_by_key(|report| known(report))
     }
 
     /// Whether this node leads and may not decide.
@@ -59,12 +66,11 @@ impl ManagementNode {
         let report = self.ahead()?;
         let certain = self.behind.is_some_and(|behind| now.since(behind.since) >= CERTAIN);
         certain.then(|| {
+            let (view, catalog) = known(report);
             let text = format!(
-                "the management nodes have lost their register: node {} knows view {} and catalog {}, the register \
-                 ends with view {} and catalog {}; the data nodes serve on, no view and no table can change",
+                "the management nodes have lost their register: node {} knows view {view} and catalog {catalog}, the \
+                 register ends with view {} and catalog {}; the data nodes serve on, no view and no table can change",
                 report.life.node,
-                report.view,
-                report.catalog,
                 self.register.view().number,
                 self.register.catalog().version
             );

@@ -229,10 +229,10 @@ impl ManagementNode {
     }
 
     pub(super) fn send_raft(&mut self, message: &eraftpb::Message) {
-        let to = NodeId(message.to as u16);
+        let (to, log) = (NodeId(message.to as u16), self.replica.standing().log);
         let link = self.links.to_any(Endpoint::node(to)).find(|&link| self.is_reachable(link));
         match link.and_then(|link| self.links.get_mut(link)) {
-            Some(link) => link.send(Kind::RaftOrd as u8, 0, |out| out.extend(encode_message(message))),
+            Some(link) => link.send(Kind::RaftOrd as u8, 0, |out| encode_message(log, message, out)),
             // Raft sends again what matters; to keep it would only fill memory while the other is away.
             None => self.replica.lost(to),
         }

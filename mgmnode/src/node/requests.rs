@@ -36,6 +36,11 @@ pub enum AdminCommand {
         /// Even if it is the last of its group that serves.
         force: bool,
     },
+    /// Rebuild the register from what the data nodes know.
+    Rebuild {
+        /// The data nodes that are given up: they have ended, and what only they knew may be lost.
+        without: Vec<NodeId>,
+    },
 }
 
 /// The answer.
@@ -69,7 +74,7 @@ fn reason(last_of_group: bool) -> &'static str {
 }
 
 impl ManagementNode {
-    fn no_leader(&self) -> Error {
+    pub(super) fn no_leader(&self) -> Error {
         let leader = self.leader().filter(|&leader| leader != self.id);
         let address = |node: NodeId| {
             let config = self.file.management_nodes.iter().find(|other| other.id == node)?;
@@ -79,6 +84,10 @@ impl ManagementNode {
             Some((leader, address)) => {
                 format!("ask the leader of the management nodes, node {leader} at {address}")
             }
+            None if self.replica.is_blank() => "the directory of this management node is empty, and it takes no part before \
+                 all others have said what they know. If most of these directories are lost for good, stop all management \
+                 nodes, empty what is left of them, start them again, and run `twofold mgm rebuild`"
+                .into(),
             None => "no leader of the management nodes is known".into(),
         };
         Error::new(ErrorCode::NoLeader, text)
@@ -183,19 +192,24 @@ impl ManagementNode {
         }
     }
 
+    /// The answer, unless it comes later.
     pub(super) fn administrate(
         &mut self,
         now: Time,
-        command: &AdminCommand,
+        request: u64,
+        command: AdminCommand,
         effects: &mut Vec<Effect>,
-    ) -> AdminReply {
-        match *command {
-            AdminCommand::Status => AdminReply::Status(Box::new(self.status(now))),
+    ) -> Option<AdminReply> {
+        match command {
+            AdminCommand::Status => Some(AdminReply::Status(Box::new(self.status(now)))),
             AdminCommand::Stop { node, restart, force } => {
-                match self.stop(now, node, restart, force, effects) {
+                Some(match self.stop(now, node, restart, force, effects) {
                     Ok(()) => AdminReply::Done,
                     Err(error) => AdminReply::Refused(error),
-                }
+                })
+            }
+            AdminCommand::Rebuild { without } => {
+                self.begin_rebuild(now, request, &without, effects).err().map(AdminReply::Refused)
             }
         }
     }
@@ -244,7 +258,7 @@ impl ManagementNode {
     }
 
     /// The life of a data node that is meant by its id: the one in the view, else the one that reports.
-    fn present_life(&self, now: Time, node: NodeId) -> Option<Life> {
+    pub(super) fn present_life(&self, now: Time, node: NodeId) -> Option<Life> {
         let member = self.register.view().member(node);
         let in_view = member.map(|member| Life { node, incarnation: member.incarnation });
         let lives = || self.reporters.keys().copied().filter(|life| life.node == node);

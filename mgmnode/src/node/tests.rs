@@ -3,6 +3,7 @@
 mod driver;
 mod empty_directory;
 mod guard;
+mod rebuild;
 mod told;
 
 use twofold_proto::{

@@ -353,6 +353,10 @@ impl Faults {
         let all_vote = places
             .iter()
             .all(|&place| world.processes()[place].management_machine().is_some_and(ManagementNode::votes));
+        if all_vote && !world.register_is_lost() && self.random.one_in(8) {
+            world.lose_register();
+            return Some("management loses its register");
+        }
         if places.len() > 1 && all_vote && self.random.one_in(4) {
             world.lose_disk(*self.random.pick(&places));
             return Some("management loses its directory");

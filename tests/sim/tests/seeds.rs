@@ -67,6 +67,7 @@ const RARE: &[&str] = &[
     "cluster is stopped",
     "a part of a checkpoint was written",
     "redo was cut off",
+    "the register was rebuilt",
 ];
 
 fn threads() -> usize {

@@ -23,7 +23,7 @@ pub fn code(code: ErrorCode) -> Code {
         }
         NoSuchTable | NoSuchRow | NoSuchNode => Code::NotFound,
         TableExists | DuplicateKey => Code::AlreadyExists,
-        ConditionFalse | LastOfGroup | NotRunning | RegisterLost => Code::FailedPrecondition,
+        ConditionFalse | LastOfGroup | NotRunning | RegisterLost | NotRebuilt => Code::FailedPrecondition,
         NotSupported => Code::Unimplemented,
         Deadlock | LockWaitTimeout | PrimaryChanged | NoSuchTransaction | TransactionFailed => Code::Aborted,
         StaleSchema | NotServing | Stopping | NoLeader => Code::Unavailable,

@@ -291,6 +291,8 @@ fn views_of_another_config_are_refused() {
         |view: &mut View| view.members[0].node = NodeId(99),
         |view: &mut View| view.members.reverse(),
         |view: &mut View| view.number.0 = u64::MAX,
+        |view: &mut View| view.number.0 += 2000,
+        |view: &mut View| view.number = ViewNumber(2 << 48 | 1),
     ] {
         let mut cluster = Cluster::new(2);
         let mut view = cluster.view.next(1, cluster.view.members.clone());
@@ -301,6 +303,16 @@ fn views_of_another_config_are_refused() {
         assert_eq!(cluster.link(0, Endpoint::new(NodeId(0), WorkerId(0))), None);
         assert_eq!(cluster.nodes[0].worker.view.number, ViewNumber(1));
     }
+}
+
+#[test]
+fn a_client_may_be_the_first_to_tell_that_the_register_was_rebuilt() {
+    let mut cluster = Cluster::new(2);
+    let view = cluster.view.rebuilt().unwrap();
+    let mut body = Vec::new();
+    put_control(&mut body, &view);
+    cluster.send(0, Kind::ViewOrd, &body);
+    assert_eq!(cluster.nodes[0].worker.view.number, view.number);
 }
 
 #[test]

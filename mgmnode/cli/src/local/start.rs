@@ -11,8 +11,9 @@ use std::{
 };
 
 use tokio::time::sleep;
+use twofold_grpc::management::ShowResponse;
 use twofold_mgmnode::status::{self, NodeKind};
-use twofold_proto::{config::ClusterConfig, ids::NodeId};
+use twofold_proto::{config::ClusterConfig, error::ErrorCode, ids::NodeId};
 
 use crate::{client::Failure, show};
 
@@ -79,6 +80,8 @@ pub async fn start(path: &Path, shape: &Shape, initial: bool, patience: Duration
             }
             Ok(())
         }
+        // To be mended while all run.
+        Err(failure) if health::show(&config).await.as_ref().is_some_and(is_lost) => Err(failure),
         Err(failure) => {
             commands::stop_all(&directory, &config).await?;
             Err(failure)
@@ -106,6 +109,11 @@ pub async fn restart(path: &Path, node: &str, initial: bool, patience: Duration)
     wait(&directory, &config, &mut [launched], patience).await?;
     println!("{name} has been started anew and serves");
     Ok(())
+}
+
+/// Whether the management nodes have lost their register: no waiting helps.
+fn is_lost(shown: &ShowResponse) -> bool {
+    shown.trouble.starts_with(&ErrorCode::RegisterLost.to_string())
 }
 
 fn ids(config: &ClusterConfig) -> Vec<NodeId> {
@@ -256,6 +264,13 @@ async fn wait(
             return Err(Failure(text));
         }
         let shown = health::show(config).await;
+        if let Some(shown) = shown.as_ref().filter(|shown| is_lost(shown)) {
+            return Err(Failure(format!(
+                "{}
+the processes go on running",
+                shown.trouble
+            )));
+        }
         let nodes = report::nodes(directory, config, shown.as_ref());
         let is_awaited = |node: &&Node| launched.iter().any(|launched| launched.id == node.id);
         let mut missing: Vec<String> = nodes

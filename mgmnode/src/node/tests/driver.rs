@@ -8,7 +8,9 @@ use twofold_proto::{
     link::{FRAME_HEADER, FrameHeader, HelloReply, Messages, Received},
     links::{LinkEffect, LinkId, LinkInput, Linked, Links},
     machine::Machine,
-    message::{Catalog, CatalogConf, CatalogReq, Kind, Life, ReportOrd, Restorable, StopOrd, control},
+    message::{
+        Catalog, CatalogConf, CatalogReq, Kind, Life, RegisterConf, ReportOrd, Restorable, StopOrd, control,
+    },
     time::Time,
     view::{MemberState, View},
 };
@@ -33,6 +35,8 @@ pub struct Probe {
     pub is_good: bool,
     /// Whether its disk becomes its own. If not, views are as few as can be.
     pub owns_disk: bool,
+    /// What it says of the register when asked: as a rule, what it was told.
+    pub known: Option<(View, Catalog)>,
 }
 
 impl Probe {
@@ -53,6 +57,15 @@ impl Probe {
     pub fn catalog(&self) -> u64 {
         let catalogs = self.received.iter().filter(|(_, kind, _)| *kind == Kind::CatalogOrd);
         catalogs.map(|(_, _, body)| control::<Catalog>(body).unwrap().version).max().unwrap_or(0)
+    }
+
+    /// What it knows of the register.
+    fn register(&self) -> RegisterConf {
+        let catalogs = self.received.iter().filter(|(_, kind, _)| *kind == Kind::CatalogOrd);
+        let catalogs = catalogs.map(|(_, _, body)| control::<Catalog>(body).unwrap());
+        let catalog = catalogs.max_by_key(|catalog| catalog.version).unwrap_or_default();
+        let (view, catalog) = self.known.clone().unwrap_or((self.view().unwrap_or_default(), catalog));
+        RegisterConf { view, catalog, config: self.config().unwrap() }
     }
 
     pub fn stop(&self) -> Option<StopOrd> {
@@ -170,6 +183,7 @@ impl Driver {
             report: None,
             is_good: false,
             owns_disk: false,
+            known: None,
         };
         let process = self.add(Process::Probe(Box::new(probe)));
         self.dialing.extend(ends.into_iter().map(|(link, to)| ((process, link), to)));
@@ -200,7 +214,7 @@ impl Driver {
     /// Starts a data node that has on disk what this life of it had, up to an epoch.
     pub fn data_node_with(&mut self, life: Life, former: u64, epoch: Epoch) -> usize {
         let process = self.data_node(life, [1]);
-        let restorable = Restorable { life: Incarnation(former), complete: epoch };
+        let restorable = Restorable { life: Incarnation(former), complete: epoch, ..Restorable::default() };
         self.probe_mut(process).report.as_mut().expect("it reports").restorable = Some(restorable);
         process
     }
@@ -293,6 +307,12 @@ impl Driver {
         let process = self.find(NodeId(id)).unwrap();
         let before = self.replies.len();
         self.input(process, Input::Admin { request: 1, command });
+        for _ in 0..10_000 / STEP_MS {
+            if self.replies.len() > before {
+                break;
+            }
+            self.run(STEP_MS);
+        }
         assert_eq!(self.replies.len(), before + 1);
         self.replies.last().unwrap().clone()
     }
@@ -357,6 +377,10 @@ impl Driver {
                             let message = message.unwrap();
                             let kind = Kind::from_number(message.kind).unwrap();
                             probe.received.push((node, kind, message.body.to_vec()));
+                            if kind == Kind::RegisterReq && probe.is_good {
+                                let known = probe.register();
+                                probe.links.get_mut(link).unwrap().send_control(Kind::RegisterConf, &known);
+                            }
                         }
                     }
                     probe.links.get_mut(link).unwrap().processed(&header);

@@ -9,4 +9,5 @@ mod grpc;
 mod many;
 mod metrics;
 mod network;
+mod register;
 mod told;

@@ -340,6 +340,7 @@ impl World {
                     self.processes[id.process].exit = Some(restart);
                 }
                 Effect::Persist(number, write) => self.persist(id, number, write),
+                Effect::Administered(reply) => self.hear(&reply),
                 Effect::Answer(token, answer) => {
                     self.outputs.push(Output::Answer { process: id.process, token, answer });
                 }

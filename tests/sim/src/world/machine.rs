@@ -12,7 +12,7 @@ use twofold_datanode::{
 };
 use twofold_mgmnode::{
     log::LogWrite,
-    node::{self as management, ManagementNode},
+    node::{self as management, AdminCommand, AdminReply, ManagementNode},
 };
 use twofold_proto::{
     ids::WorkerId,
@@ -61,6 +61,8 @@ pub enum Message {
     Stop,
     /// To a management node: this write is on disk.
     Persisted(u64),
+    /// To a management node, from the operator.
+    Administrate(AdminCommand),
     /// To a client.
     Submit(u64, Box<Request>),
     /// To a client: nobody waits for the transaction of this handle any more.
@@ -104,6 +106,8 @@ pub enum Effect {
     },
     /// Of a management node: write, then say so.
     Persist(u64, LogWrite),
+    /// Of a management node: to the operator.
+    Administered(AdminReply),
     /// Of a client.
     Answer(u64, Answer),
     /// For people.
@@ -145,6 +149,9 @@ impl Actor {
                     Input::Link(input) => management::Input::Link(input),
                     Input::Timer => management::Input::Timer,
                     Input::Message(Message::Persisted(id)) => management::Input::Persisted { id },
+                    Input::Message(Message::Administrate(command)) => {
+                        management::Input::Admin { request: 0, command }
+                    }
                     Input::Message(other) => panic!("{other:?} is not for a management node"),
                 };
                 machine.step(now, input, &mut wanted);
@@ -275,7 +282,7 @@ fn of_management(effect: management::Effect) -> Effect {
         management::Effect::Link(effect) => Effect::Link(effect),
         management::Effect::Persist { id, write } => Effect::Persist(id, write),
         management::Effect::Notice(notice) => Effect::Note(notice.to_string()),
-        management::Effect::Admin { request, .. } => panic!("nobody asked {request}"),
+        management::Effect::Admin { reply, .. } => Effect::Administered(reply),
     }
 }
 

@@ -7,6 +7,7 @@ mod describe;
 pub mod driver;
 pub mod machine;
 pub mod network;
+mod operator;
 pub mod process;
 pub mod trace;
 
@@ -25,7 +26,7 @@ use twofold_datanode::{
 };
 use twofold_proto::{
     config::ClusterConfig,
-    ids::{Incarnation, NodeId, PartitionId},
+    ids::{Incarnation, NodeId, PartitionId, ViewNumber},
     links::LinkInput,
     message::Life,
     random::Random,
@@ -88,6 +89,8 @@ pub(crate) enum Event {
     File(MachineId, Lane),
     WallClock(usize, u32),
     MendDisk(usize),
+    /// The operator looks at the register.
+    Operate,
     Start(usize),
     Resume(usize, u32),
     Overdue(usize, u64),
@@ -173,6 +176,8 @@ pub struct World {
     check_every: u64,
     outputs: Vec<Output>,
     totals: Totals,
+    /// The newest view of the register that was lost, until another one is rebuilt.
+    lost_view: Option<ViewNumber>,
     /// Rare things that happened, and how often.
     pub marks: BTreeMap<&'static str, u64>,
     /// What happened.
@@ -209,6 +214,7 @@ impl World {
             check_every: 1,
             outputs: Vec::new(),
             totals: Totals::default(),
+            lost_view: None,
             marks: BTreeMap::new(),
             trace: Trace::to(sink),
         };
@@ -341,6 +347,7 @@ impl World {
             Event::WallClock(place, life) => self.show_wall_clock(place, life),
             Event::Start(place) => self.start(place),
             Event::MendDisk(place) => self.mend_disk(place),
+            Event::Operate => self.look_after(),
             Event::Resume(place, life) => self.resume(place, life),
             Event::Overdue(place, serial) => self.overdue(place, serial),
             Event::Angel(place, gone) => self.start_angel(place, gone),
