@@ -6,11 +6,13 @@
 //! | `lookup` | single rows by key: NDB's flexAsynch |
 //! | `memcached` | get and set at any memcached server, or at Redis |
 //! | `compare` | both, and the same at memcached and Redis by turns |
+//! | `dbt2` | TPC-C's transactions, by SQL or through the native client |
 //! | `journal` | notes every acknowledged write while nodes fail, and looks for all of them afterwards |
 //! | `keys`, `measure`, `cpu`, `report` | which keys; the window that counts; CPU time; what is printed |
 
 mod compare;
 mod cpu;
+mod dbt2;
 mod journal;
 mod keys;
 mod lookup;
@@ -54,6 +56,8 @@ enum Command {
     Memcached(memcached::Arguments),
     /// Runs lookup and memcached, and the same on memcached and Redis, by turns; ends in a table of targets and results
     Compare(compare::Arguments),
+    /// TPC-C's tables and transactions, as DBT2 runs them: load, run, check
+    Dbt2(dbt2::Arguments),
     /// Writes and reads while nodes fail: notes every acknowledged write in a file, and says how long keys were out of
     /// reach
     Journal(journal::Arguments),
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Command::Lookup(arguments) => lookup::run(arguments),
         Command::Memcached(arguments) => memcached::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Dbt2(arguments) => dbt2::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Verify(arguments) => journal::verify(arguments),
     };

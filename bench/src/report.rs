@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
+use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,21 @@ pub struct LatencyResult {
     pub max: f64,
 }
 
+impl LatencyResult {
+    /// From nanoseconds.
+    pub fn of(histogram: &Histogram<u64>) -> LatencyResult {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        LatencyResult {
+            mean: histogram.mean() / 1000.0,
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1000.0,
+        }
+    }
+}
+
 /// CPU time in microseconds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct CpuResult {
@@ -53,31 +69,29 @@ pub struct CpuResult {
     pub by_server: BTreeMap<String, f64>,
 }
 
-impl PhaseResult {
-    /// From what was counted in so many seconds.
-    pub fn new(phase: &str, run: u32, seconds: f64, mut tally: Tally, usage: &Usage) -> PhaseResult {
-        let per_second = tally.done as f64 / seconds.max(1e-9);
+impl CpuResult {
+    /// What was used, by each of so many operations a second.
+    pub fn of(usage: &Usage, per_second: f64) -> CpuResult {
         let each = |rate: f64| if per_second > 0.0 { rate / per_second * 1e6 } else { 0.0 };
         let by_server: BTreeMap<String, f64> =
             usage.servers.iter().map(|(name, &rate)| (name.clone(), each(rate))).collect();
         let servers = (!by_server.is_empty()).then(|| by_server.values().sum());
-        let histogram = tally.latencies.histogram();
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        CpuResult { client: each(usage.own), servers, by_server }
+    }
+}
+
+impl PhaseResult {
+    /// From what was counted in so many seconds.
+    pub fn new(phase: &str, run: u32, seconds: f64, mut tally: Tally, usage: &Usage) -> PhaseResult {
+        let per_second = tally.done as f64 / seconds.max(1e-9);
         PhaseResult {
             phase: phase.into(),
             run,
             operations: tally.done,
             seconds,
             per_second,
-            latency_us: LatencyResult {
-                mean: histogram.mean() / 1000.0,
-                p50: at(0.5),
-                p95: at(0.95),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: histogram.max() as f64 / 1000.0,
-            },
-            cpu_us_per_operation: CpuResult { client: each(usage.own), servers, by_server },
+            latency_us: LatencyResult::of(tally.latencies.histogram()),
+            cpu_us_per_operation: CpuResult::of(usage, per_second),
             failed: tally.failed,
             retried: tally.retried,
         }

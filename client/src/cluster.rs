@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{
     sync::{Mutex, Semaphore, SemaphorePermit, oneshot},
+    task::spawn_local,
     time::{sleep, timeout},
 };
 use twofold_apinode::{
@@ -104,16 +105,50 @@ impl Builder {
     /// # Errors
     /// If there is no such cluster, or it does not serve in time.
     pub async fn connect(self) -> Result<Cluster, Error> {
-        let found = Found::find(&self.management, self.patience).await?;
-        let name = &found.config.name;
-        if let Some(other) = self.name.as_ref().filter(|other| *other != name) {
-            return Err(Error::new(ErrorCode::BadConfig, format!("this is cluster «{name}», not «{other}»")));
-        }
+        let found = self.find().await?;
         let (tables, metrics) = (SharedTables::new(), Metrics::new());
         let mut threads = Vec::new();
         for place in 0..self.threads {
             threads.push(start(&found, place, &tables, &metrics).await?);
         }
+        self.serving(&found, threads, tables).await
+    }
+
+    /// The same with no thread but the one that calls this, in which local tasks must be able to run: a program whose own
+    /// tasks are there, too, wakes up no other thread for a request.
+    ///
+    /// # Errors
+    /// As [`Builder::connect`].
+    pub async fn connect_here(self) -> Result<Cluster, Error> {
+        let found = self.find().await?;
+        let tables = SharedTables::new();
+        let own = own(&found, 0, &tables);
+        let mailbox = own.mailbox.clone();
+        let (driver, handle) = connect(own, Metrics::new().driver("twofold"));
+        let (alive, ended) = oneshot::channel();
+        spawn_local(async move {
+            driver.run().await;
+            drop::<oneshot::Sender<()>>(alive);
+        });
+        let thread = Thread { handle, mailbox, ended: Mutex::new(Some(ended)) };
+        self.serving(&found, vec![thread], tables).await
+    }
+
+    async fn find(&self) -> Result<Found, Error> {
+        let found = Found::find(&self.management, self.patience).await?;
+        let name = &found.config.name;
+        if let Some(other) = self.name.as_ref().filter(|other| *other != name) {
+            return Err(Error::new(ErrorCode::BadConfig, format!("this is cluster «{name}», not «{other}»")));
+        }
+        Ok(found)
+    }
+
+    async fn serving(
+        self,
+        found: &Found,
+        threads: Vec<Thread>,
+        tables: SharedTables,
+    ) -> Result<Cluster, Error> {
         let permits = Semaphore::new(self.in_flight);
         let shared = Arc::new(Shared { threads, tables, next: AtomicUsize::new(0), permits });
         let durability = Durability::Memory;
@@ -142,15 +177,19 @@ struct Thread {
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-async fn start(found: &Found, place: u16, tables: &SharedTables, metrics: &Metrics) -> Result<Thread, Error> {
-    let mailbox = Mailbox::new();
-    let own = Connect {
+fn own(found: &Found, place: u16, tables: &SharedTables) -> Connect {
+    Connect {
         own: Endpoint::new(NodeId(0), WorkerId(place)),
         config: found.config.clone(),
         directory: found.directory.clone(),
         tables: tables.clone(),
-        mailbox: mailbox.clone(),
-    };
+        mailbox: Mailbox::new(),
+    }
+}
+
+async fn start(found: &Found, place: u16, tables: &SharedTables, metrics: &Metrics) -> Result<Thread, Error> {
+    let own = own(found, place, tables);
+    let mailbox = own.mailbox.clone();
     let name = format!("twofold{place}");
     let metrics = metrics.driver(&name);
     let ((made, handle), (alive, ended)) = (oneshot::channel(), oneshot::channel());
@@ -345,6 +384,12 @@ impl Cluster {
     /// idle for long (`idle_transaction_ms`).
     pub fn begin(&self, isolation: Isolation) -> Transaction {
         Transaction::new(self.clone(), isolation, 0)
+    }
+
+    /// Begins a transaction anew that has failed with this error: it keeps its age, so it wins in the end.
+    /// [`Cluster::transact`] does that by itself.
+    pub fn begin_again(&self, isolation: Isolation, after: &Error) -> Transaction {
+        Transaction::new(self.clone(), isolation, after.age())
     }
 
     /// Runs a transaction of several statements, and commits it; again and again, while it loses to others or to the loss of a

@@ -88,6 +88,7 @@ pub struct NewTable {
     columns: Vec<Column>,
     primary_key: Vec<String>,
     distribution_key: Vec<String>,
+    indexes: Vec<(String, Vec<String>)>,
 }
 
 impl NewTable {
@@ -98,6 +99,7 @@ impl NewTable {
             columns: Vec::new(),
             primary_key: Vec::new(),
             distribution_key: Vec::new(),
+            indexes: Vec::new(),
         }
     }
 
@@ -117,8 +119,32 @@ impl NewTable {
         NewTable { distribution_key: owned(names), ..self }
     }
 
+    /// With an ordered index of this name over these columns, which [`Scan::by_index`](crate::Scan::by_index) goes through: of
+    /// none where the primary key itself is to be ordered. The primary key's columns follow on those that are named.
+    pub fn index<'n>(
+        mut self,
+        name: impl Into<String>,
+        columns: impl IntoIterator<Item = &'n str>,
+    ) -> NewTable {
+        self.indexes.push((name.into(), owned(columns)));
+        self
+    }
+
     pub(crate) fn checked(self) -> Result<schema::Table, error::Error> {
-        assemble::table(self.name, self.columns, &self.primary_key, &self.distribution_key)
+        let mut table = assemble::table(self.name, self.columns, &self.primary_key, &self.distribution_key)?;
+        let bad = |text: String| error::Error::new(ErrorCode::BadTable, text);
+        for (name, columns) in self.indexes {
+            let place = |key: &String| {
+                let found = table.columns.iter().position(|column| column.name.eq_ignore_ascii_case(key));
+                let missing =
+                    || bad(format!("table `{}`: index `{name}`: there is no column `{key}`", table.name));
+                found.map(|place| place as u16).ok_or_else(missing)
+            };
+            let columns = columns.iter().map(place).collect::<Result<Vec<u16>, _>>()?;
+            table.indexes.push(schema::Index::new(name, columns));
+        }
+        table.check().map_err(|invalid| bad(invalid.0))?;
+        Ok(table)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Scans: partition after partition, some at a time, or range after range of an ordered index; no faster than they are read.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration, vec};
+use std::{
+    collections::VecDeque,
+    ops::{Bound, Range},
+    sync::Arc,
+    time::Duration,
+    vec,
+};
 
 use twofold_apinode::request::{Answer, Failure, RangeStep, Request, Results};
 use twofold_proto::{
@@ -10,11 +16,12 @@ use twofold_proto::{
     index::EntryRange,
     operation::{BodyRef, Projection, ResultRef},
     schema::Schema,
+    value::{Value, ValueRef},
     wire::Reader,
 };
 
 use crate::{
-    assemble::columns,
+    assemble::{columns, distribution_key},
     cluster::Cluster,
     error::Error,
     handle::{Handle, Held, Pending},
@@ -200,6 +207,43 @@ impl Steps {
     }
 }
 
+/// What a scan by index is to go through, by names and values.
+#[derive(Clone, Debug)]
+struct ByIndex {
+    name: String,
+    equal: Vec<Value>,
+    lower: Bound<Value>,
+    upper: Bound<Value>,
+    descending: bool,
+}
+
+impl ByIndex {
+    fn ranges(&self, schema: &Schema, partitions: u16) -> Result<Ranges, Error> {
+        let found = schema.indexes.iter().find(|index| index.name.eq_ignore_ascii_case(&self.name));
+        let missing = || {
+            let text = format!("table `{}` has no index `{}`", schema.name, self.name);
+            Error::new(ErrorCode::BadColumn, text)
+        };
+        let index = found.ok_or_else(missing)?;
+        let equal: Vec<ValueRef<'_>> = self.equal.iter().map(Value::borrowed).collect();
+        let range = EntryRange::new(schema, index, &equal, self.lower.as_ref(), self.upper.as_ref())
+            .map_err(|refusal| Error::from(refusal.error(schema, None)))?;
+        // Where the values fix the columns that place rows, one partition has them all.
+        let fixed = |column: &u16| {
+            let mut columns = index.columns.iter().chain(&schema.primary_key);
+            equal.get(columns.position(|of| of == column)?).cloned()
+        };
+        let placing: Option<Vec<ValueRef<'_>>> = schema.distribution_key.iter().map(fixed).collect();
+        let hash = placing.map(|values| distribution_key(schema, &values)).transpose()?;
+        Ok(Ranges {
+            index: index.id,
+            ranges: vec![range],
+            descending: self.descending,
+            partition: hash.map(|hash| hash.partition(partitions)),
+        })
+    }
+}
+
 /// A scan of a table's committed rows, before it runs.
 #[derive(Clone, Debug)]
 #[must_use = "a scan does nothing until it is run"]
@@ -209,11 +253,46 @@ pub struct Scan {
     columns: Vec<String>,
     conditions: Vec<Condition>,
     limit: u64,
+    by_index: Option<ByIndex>,
 }
 
 impl Scan {
     pub(crate) fn new(cluster: Cluster, table: &Table) -> Scan {
-        Scan { cluster, table: table.clone(), columns: Vec::new(), conditions: Vec::new(), limit: 0 }
+        let (columns, conditions) = (Vec::new(), Vec::new());
+        Scan { cluster, table: table.clone(), columns, conditions, limit: 0, by_index: None }
+    }
+
+    /// Goes through an ordered index, in its order: through the rows whose first columns there, and then the primary key's,
+    /// have these values, in all of them without any. Where they fix the columns that place rows, one worker is asked.
+    pub fn by_index<'v>(self, name: &str, equal: impl IntoIterator<Item = impl Into<ValueRef<'v>>>) -> Scan {
+        let equal = equal.into_iter().map(|value| value.into().into_owned()).collect();
+        let (lower, upper) = (Bound::Unbounded, Bound::Unbounded);
+        let by_index = ByIndex { name: name.into(), equal, lower, upper, descending: false };
+        Scan { by_index: Some(by_index), ..self }
+    }
+
+    /// Of a scan by index: the next column is not less than this.
+    pub fn from<'v>(mut self, value: impl Into<ValueRef<'v>>) -> Scan {
+        if let Some(by_index) = &mut self.by_index {
+            by_index.lower = Bound::Included(value.into().into_owned());
+        }
+        self
+    }
+
+    /// Of a scan by index: the next column is less than this.
+    pub fn before<'v>(mut self, value: impl Into<ValueRef<'v>>) -> Scan {
+        if let Some(by_index) = &mut self.by_index {
+            by_index.upper = Bound::Excluded(value.into().into_owned());
+        }
+        self
+    }
+
+    /// Of a scan by index: the last row comes first.
+    pub fn descending(mut self) -> Scan {
+        if let Some(by_index) = &mut self.by_index {
+            by_index.descending = true;
+        }
+        self
     }
 
     /// Returns these columns; all, if there are none.
@@ -243,7 +322,11 @@ impl Scan {
         for condition in &self.conditions {
             condition.build(schema, &mut filter, FILTER_DEPTH_MAX)?;
         }
-        let mut steps = Steps::new(self.cluster.handle(), schema, &columns, &filter, self.limit, 0);
+        let handle = self.cluster.handle();
+        let mut steps = Steps::new(handle, schema, &columns, &filter, self.limit, 0);
+        if let Some(by_index) = &self.by_index {
+            steps = steps.by_index(by_index.ranges(schema, handle.tables().newest().partitions)?);
+        }
         steps.deadline = self.cluster.options().deadline;
         Ok(Rows {
             steps,
@@ -255,7 +338,7 @@ impl Scan {
     }
 }
 
-/// The rows of a scan, in no order. One that is there throughout comes exactly once. Some are fetched ahead; where nobody
+/// The rows of a scan: by index in its order, else in none. One that is there throughout comes exactly once. Some are fetched ahead; where nobody
 /// asks for more, no more are.
 #[derive(Debug)]
 pub struct Rows {
