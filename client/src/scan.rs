@@ -374,3 +374,57 @@ impl Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::NewTable;
+    use twofold_proto::schema::{Column, ColumnType};
+
+    /// Orders, placed by their shop; by customer.
+    fn orders() -> Schema {
+        let column = |name| Column::new(name, ColumnType::I32);
+        let table =
+            NewTable::new("orders").column(column("shop")).column(column("id")).column(column("customer"));
+        let table = table.primary_key(["shop", "id"]).distribution_key(["shop"]).index("by_key", []);
+        Schema::new(table.index("by_customer", ["customer"]).checked().unwrap()).unwrap()
+    }
+
+    fn by_index(name: &str, equal: &[i32]) -> ByIndex {
+        let equal = equal.iter().map(|&value| value.into()).collect();
+        ByIndex {
+            name: name.into(),
+            equal,
+            lower: Bound::Unbounded,
+            upper: Bound::Unbounded,
+            descending: false,
+        }
+    }
+
+    #[test]
+    fn an_index_is_gone_through_where_its_rows_can_be() {
+        let schema = orders();
+        let ranges = |by_index: &ByIndex| by_index.ranges(&schema, 100).unwrap();
+        // All shops; those of one, which is first in the key; and last in what the other index has been fixed to.
+        assert_eq!(ranges(&by_index("BY_KEY", &[])).partition, None);
+        let of_shop = ranges(&by_index("by_key", &[7]));
+        assert!(of_shop.partition.is_some());
+        assert_eq!(ranges(&by_index("by_customer", &[1])).partition, None);
+        assert_eq!(ranges(&by_index("by_customer", &[1, 7])).partition, of_shop.partition);
+        let upper = Bound::Excluded(Value::Int(5));
+        let below =
+            ranges(&ByIndex { lower: Bound::Included(Value::Int(3)), upper, ..by_index("by_key", &[7]) });
+        assert_ne!(below.ranges, of_shop.ranges);
+        assert_eq!(below.partition, of_shop.partition);
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_index_is_named() {
+        let wrong = |by_index: ByIndex| by_index.ranges(&orders(), 100).unwrap_err().to_string();
+        assert!(wrong(by_index("by_name", &[])).contains("no index `by_name`"));
+        assert!(!wrong(by_index("by_key", &[1, 2, 3])).is_empty());
+        let missing = NewTable::new("t").column(Column::new("id", ColumnType::I32)).primary_key(["id"]);
+        let error = missing.index("i", ["x"]).checked().unwrap_err().to_string();
+        assert!(error.contains("index `i`: there is no column `x`"), "{error}");
+    }
+}

@@ -12,7 +12,7 @@ use super::{report::Report, transactions::Kind};
 const SIZE: (u32, u32) = (1000, 420);
 const FONT: (&str, u32) = ("sans-serif", 14);
 /// Room for the legend, beside the lines.
-const LEGEND: f64 = 1.16;
+const LEGEND: f64 = 1.18;
 const GREY: RGBColor = RGBColor(110, 118, 129);
 
 const STYLE: &str = "
@@ -191,7 +191,7 @@ fn latencies(report: &Report) -> Result<String, Box<dyn Error>> {
     let all = || report.transactions.iter().flat_map(|kind| &kind.latency_distribution_us);
     let least = all().map(|point| point.0).fold(f64::INFINITY, f64::min) / 1000.0;
     let most = all().map(|point| point.0).fold(0.0, f64::max) / 1000.0;
-    let (least, most) = if most > 0.0 { (least, most) } else { (0.1, 1.0) };
+    let (least, most) = if most > 0.0 { (least * 0.9, most * 1.1) } else { (0.1, 1.0) };
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -200,7 +200,7 @@ fn latencies(report: &Report) -> Result<String, Box<dyn Error>> {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(64)
-            .build_cartesian_2d((least * 0.9..most * 1.1).log_scale(), 0.0..100.0)?;
+            .build_cartesian_2d((least..most * (most / least).powf(LEGEND - 1.0)).log_scale(), 0.0..100.0)?;
         chart
             .configure_mesh()
             .light_line_style(WHITE)

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod client;
+mod dbt2;
 mod disk;
 mod failover;
 mod grpc;
