@@ -10,9 +10,8 @@ use twofold_proto::{
     ids::{Epoch, IndexId, PartitionId, TableId, TransactionId},
     index::EntryRange,
     limits::PARTITIONS,
-    message::{Coordinator, Status, TransactionState, control, put_control},
+    message::{CatalogChange, Coordinator, Status, TransactionState, control, put_control},
     placement::KeyHash,
-    schema::Table,
     time::Duration,
 };
 
@@ -164,10 +163,8 @@ pub enum Request {
     RangeStep(RangeStep),
     /// What became of a transaction? [`Answer::Status`] or [`Answer::Failed`].
     Status(TransactionToken),
-    /// Create a table; id and version are filled in. [`Answer::Catalog`] or [`Answer::Failed`].
-    CreateTable(Table),
-    /// Drop the table of this name. [`Answer::Catalog`] or [`Answer::Failed`].
-    DropTable(String),
+    /// Change the catalog. [`Answer::Catalog`] or [`Answer::Failed`].
+    Change(CatalogChange),
 }
 
 /// What a frontend is told.

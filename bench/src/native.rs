@@ -11,7 +11,7 @@ use twofold_client::{
 use twofold_proto::{
     config::Address,
     error::ErrorCode,
-    message::Catalog,
+    message::{Catalog, CatalogChange},
     schema::{Schema, Table},
 };
 
@@ -105,8 +105,12 @@ fn change<M>(thread: &Thread<M>, request: Request, allowed: Option<ErrorCode>) -
 /// # Errors
 /// If that cannot be done.
 pub fn create_anew<M>(thread: &Thread<M>, table: Table) -> Result<u64, Failure> {
-    change(thread, Request::DropTable(table.name.clone()), Some(ErrorCode::NoSuchTable))?;
-    change(thread, Request::CreateTable(table), None)
+    change(
+        thread,
+        Request::Change(CatalogChange::DropTable(table.name.clone())),
+        Some(ErrorCode::NoSuchTable),
+    )?;
+    change(thread, Request::Change(CatalogChange::CreateTable(table)), None)
 }
 
 /// The schema of a table of this name.

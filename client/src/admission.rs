@@ -53,7 +53,7 @@ pub fn operations(request: &Request) -> usize {
             operations.count.into()
         }
         Request::ScanStep { .. } | Request::RangeStep(_) => 1,
-        Request::Statement(_) | Request::Status(_) | Request::CreateTable(_) | Request::DropTable(_) => 0,
+        Request::Statement(_) | Request::Status(_) | Request::Change(_) => 0,
     }
 }
 

@@ -20,7 +20,7 @@ use twofold_apinode::{
 use twofold_proto::{
     error::ErrorCode,
     ids::{Endpoint, NodeId, WorkerId},
-    message::{self, Status},
+    message::{self, CatalogChange, Status},
 };
 use twofold_runtime::{Mailbox, Metrics, thread};
 
@@ -318,7 +318,7 @@ impl Cluster {
     pub async fn create_table(&self, table: NewTable) -> Result<Table, Error> {
         let table = table.checked()?;
         let name = table.name.clone();
-        self.change(Request::CreateTable(table)).await?;
+        self.change(CatalogChange::CreateTable(table)).await?;
         self.table(&name)
     }
 
@@ -327,11 +327,11 @@ impl Cluster {
     /// # Errors
     /// [`ErrorCode::NoSuchTable`].
     pub async fn drop_table(&self, name: &str) -> Result<(), Error> {
-        self.change(Request::DropTable(name.into())).await
+        self.change(CatalogChange::DropTable(name.into())).await
     }
 
-    async fn change(&self, request: Request) -> Result<(), Error> {
-        match self.handle().submit(request).await {
+    async fn change(&self, change: CatalogChange) -> Result<(), Error> {
+        match self.handle().submit(Request::Change(change)).await {
             Answer::Catalog(version) => {
                 self.shared.tables.wait_for(version).await;
                 Ok(())

@@ -61,6 +61,13 @@ pub enum Word {
     View(Arc<View>),
     /// It has adopted this version of the catalog.
     Catalog(u64),
+    /// How far it is with building indexes.
+    Indexes {
+        /// The newest version of the catalog whose indexes it has all built.
+        built: u64,
+        /// Whether it lacks the memory to go on.
+        full: bool,
+    },
     /// Syncing: under this view all its partitions are copied from their primaries, and on disk.
     Copied(ViewNumber, Epoch),
     /// All that it has to hold of epochs up to this one is on disk.

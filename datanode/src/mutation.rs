@@ -37,6 +37,8 @@ pub enum Mutation {
     ScanUnderAnyView,
     /// An update leaves a row's entries in indexes as they are.
     SkipIndexAtUpdate,
+    /// An index is asked before all rows are in it.
+    AskUnbuiltIndex,
     /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
     ConfirmBySlotAlone,
     /// An epoch is called durable once it is logged, flushed or not.
@@ -70,6 +72,7 @@ impl Mutation {
         Mutation::ReadThroughPrepared,
         Mutation::ScanUnderAnyView,
         Mutation::SkipIndexAtUpdate,
+        Mutation::AskUnbuiltIndex,
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,
         Mutation::AnswerBeforeDurable,

@@ -137,6 +137,8 @@ pub struct ManagementNode {
     changes: Vec<PendingChange>,
     last_change: u64,
     rebuild: Option<Rebuild>,
+    /// Whether the end of an index's build is proposed and not yet agreed.
+    build_end_proposed: bool,
 }
 
 impl ManagementNode {
@@ -189,6 +191,7 @@ impl ManagementNode {
             changes: Vec::new(),
             last_change: 0,
             rebuild: None,
+            build_end_proposed: false,
         })
     }
 
@@ -387,6 +390,7 @@ impl ManagementNode {
             self.view_changed(now, view, &mut notices);
         }
         if self.register.catalog().version != catalog {
+            self.build_end_proposed = false;
             self.publish(Kind::CatalogOrd);
         }
         if is_news {
@@ -428,6 +432,7 @@ impl ManagementNode {
         if leads != self.leading.map(|(term, _)| term) {
             self.leading = leads.map(|term| (term, now));
             self.view_proposed = false;
+            self.build_end_proposed = false;
             self.config_settled = false;
             self.evaluate = true;
             self.fail_undecided_changes();
@@ -462,6 +467,9 @@ impl ManagementNode {
             return false;
         }
         self.order_stops(now, effects);
+        if self.end_build() {
+            return true;
+        }
         if self.view_proposed {
             return false;
         }

@@ -9,7 +9,7 @@ use twofold_proto::{
     ids::{Epoch, Incarnation, IndexId, NodeId, TableId, ViewNumber},
     limits::{MESSAGE_BYTES_MAX, TABLES_MAX},
     message::{Catalog, CatalogChange, control, put_control},
-    schema::Table,
+    schema::{Index, IndexState, Table},
     view::View,
     wire::Malformed,
 };
@@ -196,6 +196,9 @@ impl Register {
                 let result = match change {
                     CatalogChange::CreateTable(table) => self.create(table),
                     CatalogChange::DropTable(name) => self.drop(&name),
+                    CatalogChange::CreateIndex { table, index } => self.create_index(&table, index),
+                    CatalogChange::DropIndex { table, index } => self.drop_index(&table, &index),
+                    CatalogChange::EndBuild { index, built } => self.end_build(index, built),
                 };
                 Applied::Catalog(origin, result)
             }
@@ -265,7 +268,7 @@ impl Register {
         for (index, number) in table.indexes.iter_mut().zip(id.0 + 1..) {
             index.id = IndexId(number);
         }
-        table.check().map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.to_string()))?;
+        check(&table)?;
         if self.catalog.table(&table.name).is_some() {
             return Err(Error::new(
                 ErrorCode::TableExists,
@@ -281,29 +284,88 @@ impl Register {
         let (name, indexes) = (table.name.clone(), table.indexes.len());
         // Ids ascend, so the newest is the last.
         self.catalog.tables.push(table);
+        self.check_size(&format!("table `{name}`")).inspect_err(|_| drop(self.catalog.tables.pop()))?;
+        self.catalog.next_table = id.0 + 1 + indexes as u32;
+        Ok(self.changed())
+    }
+
+    /// Whether the catalog may have what was put into it.
+    fn check_size(&self, what: &str) -> Result<(), Error> {
         let mut bytes = Vec::new();
         put_control(&mut bytes, &self.catalog);
-        if bytes.len() > CATALOG_BYTES_MAX {
-            self.catalog.tables.pop();
-            let text = format!(
-                "with table `{name}` the catalog has {} bytes; {CATALOG_BYTES_MAX} are allowed",
-                bytes.len()
-            );
-            return Err(Error::new(ErrorCode::TooMany, text));
+        if bytes.len() <= CATALOG_BYTES_MAX {
+            return Ok(());
         }
-        self.catalog.next_table = id.0 + 1 + indexes as u32;
+        let text =
+            format!("with {what} the catalog has {} bytes; {CATALOG_BYTES_MAX} are allowed", bytes.len());
+        Err(Error::new(ErrorCode::TooMany, text))
+    }
+
+    fn changed(&mut self) -> u64 {
         self.catalog.version += 1;
-        Ok(self.catalog.version)
+        self.catalog.version
+    }
+
+    fn place(&self, name: &str) -> Result<usize, Error> {
+        let place = self.catalog.tables.iter().position(|table| table.name == name);
+        place.ok_or_else(|| Error::new(ErrorCode::NoSuchTable, format!("there is no table `{name}`")))
+    }
+
+    fn create_index(&mut self, table: &str, index: Index) -> Result<u64, Error> {
+        let place = self.place(table)?;
+        let mut changed = self.catalog.tables[place].clone();
+        if changed.index_named(&index.name).is_some() {
+            let text = format!("table `{table}` has an index `{}` already", index.name);
+            return Err(Error::new(ErrorCode::IndexExists, text));
+        }
+        let id = IndexId(self.catalog.next_table);
+        let what = format!("index `{}`", index.name);
+        let state = IndexState::Building { since: self.catalog.version + 1 };
+        changed.indexes.push(Index { id, state, ..index });
+        check(&changed)?;
+        let before = std::mem::replace(&mut self.catalog.tables[place], changed);
+        self.check_size(&what).inspect_err(|_| self.catalog.tables[place] = before)?;
+        self.catalog.next_table = id.0 + 1;
+        Ok(self.changed())
+    }
+
+    fn drop_index(&mut self, table: &str, name: &str) -> Result<u64, Error> {
+        let place = self.place(table)?;
+        let changed = &mut self.catalog.tables[place];
+        let Some(found) = changed.index_named(name) else {
+            return Err(Error::new(ErrorCode::NoSuchIndex, format!("table `{table}` has no index `{name}`")));
+        };
+        changed.indexes.remove(found);
+        Ok(self.changed())
+    }
+
+    fn end_build(&mut self, id: IndexId, built: bool) -> Result<u64, Error> {
+        let is_meant = |index: &Index| index.id == id && !index.is_public();
+        let tables = &mut self.catalog.tables;
+        let Some(table) = tables.iter_mut().find(|table| table.indexes.iter().any(is_meant)) else {
+            return Err(Error::new(ErrorCode::NoSuchIndex, format!("no index number {id} is being built")));
+        };
+        if built {
+            table
+                .indexes
+                .iter_mut()
+                .filter(|index| is_meant(index))
+                .for_each(|index| index.state = IndexState::Public);
+        } else {
+            table.indexes.retain(|index| !is_meant(index));
+        }
+        Ok(self.changed())
     }
 
     fn drop(&mut self, name: &str) -> Result<u64, Error> {
-        let Some(place) = self.catalog.tables.iter().position(|table| table.name == name) else {
-            return Err(Error::new(ErrorCode::NoSuchTable, format!("there is no table `{name}`")));
-        };
+        let place = self.place(name)?;
         self.catalog.tables.remove(place);
-        self.catalog.version += 1;
-        Ok(self.catalog.version)
+        Ok(self.changed())
     }
+}
+
+fn check(table: &Table) -> Result<(), Error> {
+    table.check().map_err(|invalid| Error::new(ErrorCode::BadTable, invalid.to_string()))
 }
 
 #[cfg(test)]
@@ -372,6 +434,57 @@ mod tests {
             "TF-1009: table `x` is there already; use another name, or drop the table first"
         );
         assert_eq!(register, before);
+    }
+
+    #[test]
+    fn indexes_come_and_go_and_leave_the_version_of_the_table() {
+        let mut register = Register::default();
+        change(&mut register, CatalogChange::CreateTable(table("t"))).unwrap();
+        let create = |name: &str, columns: Vec<u16>| CatalogChange::CreateIndex {
+            table: "t".into(),
+            index: Index { id: IndexId(77), ..Index::new(name, columns) },
+        };
+        assert_eq!(change(&mut register, create("x", vec![0])), Ok(2));
+        assert_eq!(change(&mut register, create("y", vec![])), Ok(3));
+        let indexes = |register: &Register| {
+            let table = register.catalog().table("t").unwrap();
+            assert_eq!(table.version, 1);
+            table.indexes.iter().map(|index| (index.id.0, index.state)).collect::<Vec<_>>()
+        };
+        let building = |since| IndexState::Building { since };
+        assert_eq!(indexes(&register), [(2, building(2)), (3, building(3))]);
+        let end = |index, built| CatalogChange::EndBuild { index: IndexId(index), built };
+        assert_eq!(change(&mut register, end(2, true)), Ok(4));
+        assert_eq!(indexes(&register), [(2, IndexState::Public), (3, building(3))]);
+        assert_eq!(change(&mut register, end(3, false)), Ok(5));
+        let before = register.clone();
+        for (refused, text) in [
+            (
+                create("X", vec![0]),
+                "TF-1015: table `t` has an index `X` already; use another name, or drop the index first",
+            ),
+            (create("z", vec![9]), "TF-1010: table `t`: index `z`: it names column 9 of "),
+            (end(2, false), "TF-1016: no index number 2 is being built"),
+            (end(3, true), "TF-1016: no index number 3 is being built"),
+            (
+                CatalogChange::DropIndex { table: "t".into(), index: "y".into() },
+                "TF-1016: table `t` has no index `y`; correct the index's name",
+            ),
+            (
+                CatalogChange::DropIndex { table: "u".into(), index: "y".into() },
+                "TF-1002: there is no table `u`",
+            ),
+        ] {
+            let refusal = refusal(change(&mut register, refused));
+            assert!(refusal.starts_with(text), "{refusal}");
+        }
+        assert_eq!(register, before);
+        let drop = CatalogChange::DropIndex { table: "t".into(), index: "X".into() };
+        assert_eq!(change(&mut register, drop), Ok(6));
+        assert_eq!(indexes(&register), []);
+        // Ids are never given again.
+        change(&mut register, create("x", vec![0])).unwrap();
+        assert_eq!(indexes(&register), [(4, building(7))]);
     }
 
     #[test]

@@ -83,6 +83,10 @@ codes! {
     ConditionFalse = 1013, Permanent, "read the row and decide anew";
     /// Something that this version does not do.
     NotSupported = 1014, Permanent, "this version does not do that";
+    /// The table has an index of that name.
+    IndexExists = 1015, Permanent, "use another name, or drop the index first";
+    /// An index that the table does not have.
+    NoSuchIndex = 1016, Permanent, "correct the index's name";
 
     /// An older transaction needed its locks.
     Deadlock = 2001, Temporary, "try the transaction again";

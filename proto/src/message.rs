@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     config::ClusterConfig,
     error::{Error, ErrorCode},
-    ids::{Endpoint, Epoch, Incarnation, NodeId, PartitionId, TableId, TransactionId, ViewNumber, WorkerId},
+    ids::{
+        Endpoint, Epoch, Incarnation, IndexId, NodeId, PartitionId, TableId, TransactionId, ViewNumber,
+        WorkerId,
+    },
     link::Link,
-    schema::Table,
+    schema::{Index, Table},
     time::ClusterTime,
     view::View,
     wire::{Malformed, Reader, Writer},
@@ -966,6 +969,10 @@ pub struct ReportOrd {
     pub view: ViewNumber,
     /// The newest version of the catalog that all its workers have adopted.
     pub catalog: u64,
+    /// The newest version of the catalog whose indexes all its workers have built.
+    pub indexed: u64,
+    /// Whether some worker has no memory to build an index on.
+    pub index_full: bool,
     /// The lives of data nodes in its view that it heard of within `failure_ms`, itself not among them.
     pub hears: Vec<Life>,
     /// Syncing: the view under which all its partitions are copied from their primaries.
@@ -1047,6 +1054,27 @@ pub enum CatalogChange {
     CreateTable(Table),
     /// Drop the table of this name.
     DropTable(String),
+    /// Give a table an index, which is built while reads and writes go on; id and state are filled in.
+    CreateIndex {
+        /// The table's name.
+        table: String,
+        /// The index.
+        index: Index,
+    },
+    /// Drop an index, built or not.
+    DropIndex {
+        /// The table's name.
+        table: String,
+        /// The index's name, whatever the case of its letters.
+        index: String,
+    },
+    /// From the management leader alone: the build of an index is over.
+    EndBuild {
+        /// The index.
+        index: IndexId,
+        /// Whether it can be asked now. Else it is dropped: some data node has no memory for it.
+        built: bool,
+    },
 }
 
 /// Whether it was done. By then every `up` data node knows the new catalog.

@@ -301,7 +301,8 @@ pub struct Table {
     pub id: TableId,
     /// Its name, unique in the cluster.
     pub name: String,
-    /// The version of its schema, from 1; raised by each change.
+    /// The version of its schema, from 1; raised by each change of its columns. Indexes come and go without: whoever reads and
+    /// writes rows need not know of them.
     pub version: u32,
     /// Its columns. Later versions add to the end alone.
     pub columns: Vec<Column>,
@@ -323,12 +324,31 @@ pub struct Index {
     pub name: String,
     /// The columns before the primary key, in the index's order: none where the primary key itself is ordered.
     pub columns: Vec<u16>,
+    /// Whether it may be asked.
+    pub state: IndexState,
+}
+
+/// Whether an index may be asked. Data nodes enter every write from the moment that they know of it, whatever its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum IndexState {
+    /// Data nodes enter the rows that were there before it.
+    Building {
+        /// The version of the catalog that brought it.
+        since: u64,
+    },
+    /// All that were `up` have entered all rows.
+    Public,
 }
 
 impl Index {
     /// An index of a table that is to be created.
     pub fn new(name: impl Into<String>, columns: Vec<u16>) -> Index {
-        Index { id: IndexId(0), name: name.into(), columns }
+        Index { id: IndexId(0), name: name.into(), columns, state: IndexState::Public }
+    }
+
+    /// Whether it may be asked.
+    pub fn is_public(&self) -> bool {
+        self.state == IndexState::Public
     }
 }
 
@@ -345,6 +365,12 @@ impl fmt::Display for InvalidTable {
 impl std::error::Error for InvalidTable {}
 
 impl Table {
+    /// The place of the index of this name, whatever the case of its letters.
+    pub fn index_named(&self, name: &str) -> Option<usize> {
+        let name = name.to_lowercase();
+        self.indexes.iter().position(|index| index.name.to_lowercase() == name)
+    }
+
     /// Whether the definition makes sense.
     ///
     /// # Errors

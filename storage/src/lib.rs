@@ -5,6 +5,6 @@ pub mod disk;
 pub mod evaluate;
 pub mod fragment;
 pub mod lock;
-mod ordered;
+pub mod ordered;
 mod pages;
 pub mod store;

@@ -95,6 +95,17 @@ pub(crate) struct OrderedIndex {
     pub building: Option<(PartitionId, u64)>,
 }
 
+/// How far building indexes has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BuildProgress {
+    /// There is nothing to build.
+    Done,
+    /// There is more to build.
+    Unfinished,
+    /// There is more to build, and no memory for it.
+    Full,
+}
+
 impl OrderedIndex {
     fn new(schema: &Arc<Schema>, index: &Index, building: bool) -> OrderedIndex {
         OrderedIndex {
@@ -103,6 +114,11 @@ impl OrderedIndex {
             bytes: 0,
             building: building.then_some((PartitionId(0), 0)),
         }
+    }
+
+    /// Whether its build may be given up where memory is short: nobody counts on it yet.
+    pub fn is_optional(&self) -> bool {
+        !self.keys.index.is_public()
     }
 
     /// The key of a row that is stored.
@@ -283,6 +299,9 @@ pub(crate) struct Indexes {
     /// A deliberate fault: updates change no entry.
     #[cfg(feature = "mutations")]
     pub skip_updates: bool,
+    /// A deliberate fault: what is not built yet is asked.
+    #[cfg(feature = "mutations")]
+    pub answer_unbuilt: bool,
 }
 
 impl Indexes {
@@ -325,9 +344,17 @@ impl Indexes {
         }
     }
 
-    /// The index of this id.
-    pub fn get(&self, table: TableId, index: IndexId) -> Option<&OrderedIndex> {
+    fn get(&self, table: TableId, index: IndexId) -> Option<&OrderedIndex> {
         self.tables.get(&table)?.iter().find(|known| known.keys.index.id == index)
+    }
+
+    /// The index of this id, if all of its rows are in it.
+    pub fn get_built(&self, table: TableId, index: IndexId) -> Option<&OrderedIndex> {
+        #[cfg(feature = "mutations")]
+        if self.answer_unbuilt {
+            return self.get(table, index);
+        }
+        self.get(table, index).filter(|index| index.building.is_none())
     }
 
     /// All of a table.

@@ -8,7 +8,7 @@ use twofold_proto::{
     message::Image,
     operation::{BodyRef, Projection, ResultRef},
     row::encode_row,
-    schema::{Column, ColumnType, Table},
+    schema::{Column, ColumnType, IndexState, Table},
     time::ClusterTime,
     value::{Value, ValueRef},
     wire::Reader,
@@ -134,7 +134,7 @@ impl Tested {
                 self.schema = schema(indexes);
                 self.store.define(&self.schema);
             }
-            Step::Build(rows) => self.store.build_indexes(*rows),
+            Step::Build(rows) => _ = self.store.build_indexes(*rows),
         }
     }
 
@@ -266,4 +266,22 @@ fn an_index_that_is_being_built_is_not_asked() {
     let unknown = RangeStep { index: IndexId(1), ..step };
     let refused = tested.store.scan_range(&schema, &unknown, |_| true, ClusterTime(0), &mut Vec::new());
     assert_eq!(refused, Err(None));
+}
+
+#[test]
+fn what_does_not_fit_is_built_only_if_it_is_public() {
+    let mut tested = Tested::new(&[]);
+    let put = |row| Step::Put { row, number: Some(1), text: None, float: 0.0, expires: false };
+    (0..40).for_each(|row| tested.apply(&put(row)));
+    let mut table = schema(&[2]).table().clone();
+    table.indexes[0].state = IndexState::Building { since: 1 };
+    tested.store.define(&Arc::new(Schema::new(table.clone()).unwrap()));
+    // So many rows at once may take more than there is.
+    assert_eq!(tested.store.build_indexes(u32::MAX), BuildProgress::Full);
+    assert_eq!(tested.store.build_indexes(0), BuildProgress::Unfinished);
+    assert_eq!(tested.store.build_indexes(5), BuildProgress::Unfinished);
+    table.indexes[0].state = IndexState::Public;
+    tested.store.define(&Arc::new(Schema::new(table).unwrap()));
+    assert_eq!(tested.store.build_indexes(u32::MAX), BuildProgress::Done);
+    tested.store.check_indexes();
 }

@@ -20,7 +20,7 @@ use crate::{
     arena::{Arena, NewRow, StoredRow, compare_versions},
     evaluate::{CurrentRow, append_scanned, holds},
     fragment::{Fragment, Group},
-    ordered::Indexes,
+    ordered::{BuildProgress, Indexes},
 };
 
 /// The rows of one worker.
@@ -40,6 +40,9 @@ pub struct Store {
 /// Keys of equal tag in a fragment past which there is no other. Tags are 32 bits of hash: even a fragment of 2^31 rows
 /// has no such groups, unless somebody makes them, to whom each is a row that others wait for.
 pub const TAG_ROWS_MAX: usize = 16;
+
+/// Bytes that entering a row in an index takes, about: an entry in a leaf that has just been split.
+const BUILT_BYTES_MAX: usize = 64;
 
 /// Where copying a partition goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -321,14 +324,25 @@ impl Store {
         self.indexes.skip_updates = true;
     }
 
-    /// Enters so many rows at most into indexes that are being built.
-    pub fn build_indexes(&mut self, rows: u32) {
+    /// Puts a deliberate fault in: from now on indexes are asked that are not built yet.
+    #[cfg(feature = "mutations")]
+    pub fn answer_by_unbuilt_indexes(&mut self) {
+        self.indexes.answer_unbuilt = true;
+    }
+
+    /// Enters so many rows at most into indexes that are being built. What it takes must fit beside the rows, but for indexes
+    /// that are public.
+    pub fn build_indexes(&mut self, rows: u32) -> BuildProgress {
         let mut left = rows;
+        let has_room = self.arena.has_room(BUILT_BYTES_MAX * rows as usize);
         for table in self.indexes.unbuilt() {
             for index in self.indexes.of_mut(table) {
                 while let Some((partition, tag)) = index.building {
+                    if !has_room && index.is_optional() {
+                        return BuildProgress::Full;
+                    }
                     if left == 0 {
-                        return;
+                        return BuildProgress::Unfinished;
                     }
                     let Some(fragments) = self.partitions.get(usize::from(partition.0)) else {
                         index.building = None;
@@ -352,6 +366,7 @@ impl Store {
                 }
             }
         }
+        BuildProgress::Done
     }
 
     /// Whether the ordered indexes have exactly the rows of their tables. Walks them all: for tests and samples.
@@ -445,8 +460,7 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Result<(Option<EntryRange>, u32), Option<Refusal>> {
         let &RangeStep { index, range, descending, program, limit } = step;
-        let index =
-            self.indexes.get(schema.id, index).filter(|index| index.building.is_none()).ok_or(None)?;
+        let index = self.indexes.get_built(schema.id, index).ok_or(None)?;
         let body = BodyRef::parse(OperationKind::Read, program).map_err(Refusal::from)?;
         let effort = 1 + (program.len() / PROGRAM_UNIT) as u32;
         let (mut rows, mut visited, start) = (0, 0, out.len());

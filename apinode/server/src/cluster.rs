@@ -8,7 +8,10 @@ use twofold_apinode::{
     request::{Answer, Request},
 };
 use twofold_client::handle::Handle;
-use twofold_proto::error::{Error, ErrorCode};
+use twofold_proto::{
+    error::{Error, ErrorCode},
+    message::CatalogChange,
+};
 
 /// Wait before a table is tried to be created again.
 const CREATE_WAIT: Duration = Duration::from_millis(200);
@@ -21,7 +24,7 @@ pub async fn prepare(handle: &Handle) {
             return;
         }
         if known.is_known() {
-            match handle.submit(Request::CreateTable(item::table())).await {
+            match handle.submit(Request::Change(CatalogChange::CreateTable(item::table()))).await {
                 Answer::Catalog(version) => {
                     handle.tables().wait_for(version).await;
                     continue;

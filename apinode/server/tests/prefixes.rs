@@ -7,6 +7,7 @@ use twofold_apinode::request::{Answer, Request};
 use twofold_proto::{
     config::MemcachedPrefix,
     ids::TableId,
+    message::CatalogChange,
     schema::{Column, ColumnType, Table},
     value::ValueRef,
 };
@@ -31,7 +32,10 @@ fn create(conversation: &mut Conversation, name: &str, columns: Vec<Column>) {
         distribution_key: vec![0],
         indexes: Vec::new(),
     };
-    assert!(matches!(conversation.fake.answer(Request::CreateTable(table)), Answer::Catalog(_)));
+    assert!(matches!(
+        conversation.fake.answer(Request::Change(CatalogChange::CreateTable(table))),
+        Answer::Catalog(_)
+    ));
 }
 
 fn conversation() -> Conversation {

@@ -8,7 +8,7 @@ use twofold_proto::{
     time::{Duration, Time},
 };
 
-use crate::request::{Answer, Request};
+use crate::request::Answer;
 
 use super::{Client, NEVER, cluster::Peer};
 
@@ -58,12 +58,7 @@ fn same_table(one: &Table, other: &Table) -> bool {
 }
 
 impl Client {
-    pub(super) fn submit_change(&mut self, token: u64, request: Request) {
-        let change = match request {
-            Request::CreateTable(table) => CatalogChange::CreateTable(table),
-            Request::DropTable(name) => CatalogChange::DropTable(name),
-            other => panic!("{other:?} is no change of the catalog"),
-        };
+    pub(super) fn submit_change(&mut self, token: u64, change: CatalogChange) {
         if self.changes.len() >= CHANGES_MAX {
             let text = format!("{CHANGES_MAX} changes of the catalog are under way");
             return self.answer_error(token, Error::new(ErrorCode::Overloaded, text));
@@ -190,5 +185,15 @@ fn was_done(catalog: &twofold_proto::message::Catalog, change: &CatalogChange, c
                 && catalog.table(&table.name).is_some_and(|found| same_table(found, table))
         }
         CatalogChange::DropTable(name) => code == ErrorCode::NoSuchTable && catalog.table(name).is_none(),
+        CatalogChange::CreateIndex { table, index } => {
+            let found =
+                catalog.table(table).and_then(|table| Some(&table.indexes[table.index_named(&index.name)?]));
+            code == ErrorCode::IndexExists && found.is_some_and(|found| found.columns == index.columns)
+        }
+        CatalogChange::DropIndex { table, index } => {
+            let found = catalog.table(table).and_then(|table| table.index_named(index));
+            code == ErrorCode::NoSuchIndex && found.is_none()
+        }
+        CatalogChange::EndBuild { .. } => false,
     }
 }

@@ -425,7 +425,7 @@ impl Client {
             Request::ScanStep { .. } => self.submit_scan(token, request),
             Request::RangeStep(step) => self.submit_range(token, step),
             Request::Status(question) => self.submit_question(token, question),
-            Request::CreateTable(..) | Request::DropTable(..) => self.submit_change(token, request),
+            Request::Change(change) => self.submit_change(token, change),
         }
     }
 

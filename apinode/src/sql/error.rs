@@ -60,6 +60,8 @@ codes! {
     DUPLICATE_COLUMN = 1060, "42S21";
     /// Two indexes of one name.
     DUPLICATE_KEY_NAME = 1061, "42000";
+    /// No such index, or it cannot go.
+    CANNOT_DROP_KEY = 1091, "42000";
     /// The key is there already.
     DUPLICATE_KEY = 1062, "23000";
     /// Text that is no statement.
@@ -265,6 +267,8 @@ impl From<Error> for SqlError {
             Malformed | Internal => codes::INTERNAL,
             NoSuchTable => codes::NO_SUCH_TABLE,
             StaleSchema => codes::TABLE_CHANGED,
+            IndexExists => codes::DUPLICATE_KEY_NAME,
+            NoSuchIndex => codes::CANNOT_DROP_KEY,
             TooLarge => codes::TRANSACTION_TOO_LARGE,
             RowTooLarge => codes::ROW_TOO_LARGE,
             KeyTooLarge => codes::KEY_TOO_LONG,

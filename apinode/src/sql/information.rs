@@ -328,7 +328,7 @@ fn column_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
 pub fn keys(schema: &Schema) -> Vec<(&str, &[u16], bool, &'static str)> {
     let ordered = schema.indexes.iter().any(|index| index.columns.is_empty());
     let primary = (PRIMARY, &schema.primary_key[..], true, if ordered { "BTREE" } else { "HASH" });
-    let others = schema.indexes.iter().filter(|index| !index.columns.is_empty());
+    let others = schema.indexes.iter().filter(|index| index.is_public() && !index.columns.is_empty());
     let others = others.map(|index| (index.name.as_str(), &index.columns[..], false, "BTREE"));
     iter::once(primary).chain(others).collect()
 }

@@ -240,9 +240,13 @@ impl Node {
             workers: self.workers.count(),
             view: self.view.number,
             catalog: self.workers.catalog(),
+            indexed: self.workers.indexed(),
+            index_full: self.workers.is_index_full(),
             hears: self.peers.iter().filter_map(hears).collect(),
             // Its buddies serve until it is `up`: while it could not, it has no use for that.
+            // And whoever reads by an index is to find it whole at any node that serves.
             copied: (self.workers.all_copied()
+                && self.workers.indexed() >= self.workers.catalog()
                 && self.storage.is_whole()
                 && !self.waits_for_former_life(now))
             .then_some(self.view.number),

@@ -296,6 +296,7 @@ impl Node {
         match word {
             Word::View(view) => self.learn(now, view, effects),
             Word::Catalog(version) => self.workers.has_catalog(worker, version),
+            Word::Indexes { built, full } => self.workers.has_indexes(worker, built, full),
             Word::Copied(view, epoch) if view == self.view.number => {
                 self.workers.has_copied(worker);
                 self.on_copied(epoch, effects);

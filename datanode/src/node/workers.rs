@@ -15,6 +15,8 @@ struct Said {
     /// How many ticks it has owed an answer.
     silent_ticks: u32,
     catalog: u64,
+    indexed: u64,
+    index_full: bool,
     durable: Epoch,
     /// Under the adopted view:
     copied: bool,
@@ -108,6 +110,11 @@ impl Workers {
         said.catalog = said.catalog.max(version);
     }
 
+    pub(super) fn has_indexes(&mut self, worker: WorkerId, built: u64, full: bool) {
+        let said = self.of(worker);
+        (said.indexed, said.index_full) = (built, full);
+    }
+
     pub(super) fn has_copied(&mut self, worker: WorkerId) {
         self.of(worker).copied = true;
     }
@@ -134,6 +141,16 @@ impl Workers {
     /// The newest version of the catalog that all have.
     pub(super) fn catalog(&self) -> u64 {
         self.said.iter().map(|said| said.catalog).min().unwrap_or(0)
+    }
+
+    /// The newest version of the catalog whose indexes all have built.
+    pub(super) fn indexed(&self) -> u64 {
+        self.said.iter().map(|said| said.indexed).min().unwrap_or(0)
+    }
+
+    /// Whether one has no memory to build an index on.
+    pub(super) fn is_index_full(&self) -> bool {
+        self.said.iter().any(|said| said.index_full)
     }
 
     /// Whether all have copied all their partitions.

@@ -9,6 +9,7 @@ use twofold_proto::{
 };
 use twofold_storage::{
     lock::{Acquired, LockKey, Mode},
+    ordered::BuildProgress,
     store::Expired,
 };
 
@@ -71,7 +72,7 @@ impl Worker {
         self.outcomes.complete(self.complete, self.now);
         self.forget_old_disowned();
         self.store.free_doomed(FREED_ROWS);
-        self.store.build_indexes(INDEXED_ROWS);
+        self.build_indexes(INDEXED_ROWS);
         self.on_timer();
         self.end_idle_transactions();
         self.drop_lost_clients();
@@ -83,6 +84,20 @@ impl Worker {
         self.log_epoch();
         self.ask_for_acknowledgements();
         self.seal_all = true;
+    }
+
+    /// Goes on building indexes, and tells the node how far that is.
+    pub(super) fn build_indexes(&mut self, rows: u32) {
+        let progress = self.store.build_indexes(rows);
+        let is_built = progress == BuildProgress::Done;
+        if is_built && self.indexes_told.0 < self.catalog_version && rows > 0 {
+            self.counters.index_builds += 1;
+        }
+        let built = if is_built { self.catalog_version } else { self.indexes_told.0 };
+        let told = (built, progress == BuildProgress::Full);
+        if std::mem::replace(&mut self.indexes_told, told) != told {
+            self.tell_node(Word::Indexes { built, full: told.1 });
+        }
     }
 
     /// While commits wait for the disks: goes on with what their epoch waits for, as soon as it can.

@@ -123,6 +123,8 @@ counters! {
     scans;
     /// Rows that they returned
     scanned_rows;
+    /// Indexes, all of a table's that came together as one, built on rows that were there.
+    index_builds;
     /// Write sets sent to replicas.
     write_sets;
     /// Write sets received as a replica.
@@ -213,6 +215,8 @@ pub struct Worker {
     store: Store,
     schemas: BTreeMap<TableId, Arc<Schema>>,
     catalog_version: u64,
+    /// What the node was told of indexes: of which version they are built, and whether memory is short.
+    indexes_told: (u64, bool),
     next_table: u32,
     locks: LockTable,
     woken: Woken,
@@ -290,6 +294,7 @@ impl Worker {
             store: Store::new(config.partitions, data_memory),
             schemas: BTreeMap::new(),
             catalog_version: 0,
+            indexes_told: (0, false),
             next_table: 0,
             locks: LockTable::new(),
             woken: Woken::default(),
@@ -408,6 +413,9 @@ impl Worker {
         self.mutation = mutation;
         if self.mutated(crate::mutation::Mutation::SkipIndexAtUpdate) {
             self.store.skip_index_at_update();
+        }
+        if self.mutated(crate::mutation::Mutation::AskUnbuiltIndex) {
+            self.store.answer_by_unbuilt_indexes();
         }
     }
 

@@ -580,6 +580,8 @@ impl Worker {
             self.store.drop_table(table);
         }
         self.tell_node(Word::Catalog(catalog.version));
+        // What there is to build is built at the ticks.
+        self.build_indexes(0);
     }
 }
 

@@ -5,7 +5,8 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Endpoint, Incarnation, NodeId},
     links::LinkId,
-    message::{CatalogConf, CatalogReq, Kind, Life, control},
+    message::{CatalogChange, CatalogConf, CatalogReq, Kind, Life, control},
+    schema::IndexState,
     time::{Duration, Time},
     view::MemberState,
     wire::Malformed,
@@ -102,6 +103,8 @@ impl ManagementNode {
                 ErrorCode::Overloaded,
                 format!("{CHANGES_MAX} changes of the catalog are under way"),
             ))
+        } else if matches!(change, CatalogChange::EndBuild { .. }) {
+            Some(Error::new(ErrorCode::Malformed, "the management leader alone ends the build of an index"))
         } else {
             self.objection_to_change(now)
         };
@@ -156,6 +159,39 @@ impl ManagementNode {
                 "the leader of the management nodes changed before the change of the catalog was agreed on";
             self.answer(change.link, change.request, Err(Error::new(ErrorCode::OutcomePending, text)));
         }
+    }
+
+    /// As leader: proposes that an index be public, once all nodes that serve have built it, or be dropped, if one cannot.
+    /// Returns whether it did.
+    pub(super) fn end_build(&mut self) -> bool {
+        if self.build_end_proposed {
+            return false;
+        }
+        let indexes = self.register.catalog().tables.iter().flat_map(|table| &table.indexes);
+        let building = indexes.filter_map(|index| match index.state {
+            IndexState::Building { since } => Some((since, index.id)),
+            IndexState::Public => None,
+        });
+        let Some((since, index)) = building.min() else { return false };
+        // A node that is syncing is not `ready` before it has all indexes.
+        let members = self.register.view().members.iter();
+        let holders = members.filter(|member| member.state != MemberState::Syncing).map(|member| {
+            let life = Life { node: member.node, incarnation: member.incarnation };
+            self.reporters.get(&life).map(|reporter| &reporter.report)
+        });
+        let (mut built, mut full) = (true, false);
+        for report in holders {
+            built &= report.is_some_and(|report| report.indexed >= since);
+            full |= report.is_some_and(|report| report.index_full && report.catalog >= since);
+        }
+        if built || full {
+            self.last_change += 1;
+            let (node, incarnation) = (self.id, self.links.incarnation());
+            let origin = Origin { node, incarnation, number: self.last_change };
+            let change = CatalogChange::EndBuild { index, built };
+            self.build_end_proposed = self.replica.propose(Command::Catalog { origin, change }.encode());
+        }
+        self.build_end_proposed
     }
 
     /// Answers the changes that all `up` nodes know, and those that take too long.

@@ -4,6 +4,7 @@ mod driver;
 mod empty_directory;
 mod guard;
 mod rebuild;
+mod indexes;
 mod told;
 
 use twofold_proto::{

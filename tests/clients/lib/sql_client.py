@@ -209,4 +209,5 @@ def test_the_session_begins_anew():
     assert run(c, "SELECT COUNT(*) FROM py.t") == ((0,),)
 
 
-suite.run(sys.modules[__name__])
+if __name__ == "__main__":
+    suite.run(sys.modules[__name__])

@@ -12,7 +12,7 @@ use twofold_proto::{
     error::ErrorCode,
     ids::{PartitionId, TransactionId},
     index::EntryRange,
-    message::Status,
+    message::{CatalogChange, Status},
     placement::PartitionMap,
     random::Random,
     schema::{Index, Schema},
@@ -172,7 +172,7 @@ impl Run<'_> {
         let tables = mix.iter().flat_map(|&(mix, _)| self.scenario.workload(mix, 0).tables());
         for table in tables.collect::<Vec<_>>() {
             let name = table.name.clone();
-            let answer = self.ask(client, Request::CreateTable(table));
+            let answer = self.ask(client, Request::Change(CatalogChange::CreateTable(table)));
             assert!(matches!(answer, Answer::Catalog(_)), "table {name} is not made: {answer:?}");
         }
     }
@@ -583,6 +583,15 @@ impl Run<'_> {
             && self.is_idle()
             && self.inquiry.is_settled()
             && self.client_is_ready(self.world.places(Kind::Client)[0], &self.tables())
+            && self.are_indexes_built()
+    }
+
+    /// Whether all clients know that all indexes are built.
+    fn are_indexes_built(&self) -> bool {
+        let clients = self.world.processes().iter().filter_map(Process::client_machine);
+        let mut indexes =
+            clients.flat_map(|client| &client.catalog().tables).flat_map(|table| &table.indexes);
+        indexes.all(Index::is_public)
     }
 
     fn is_idle(&self) -> bool {
@@ -801,6 +810,7 @@ impl Run<'_> {
             ("a refusal was planted", totals.planted),
             ("a request came to a worker that did not serve", totals.not_serving),
             ("an expired row was purged", totals.purged),
+            ("an index was built", totals.index_builds),
             ("a scan was answered", totals.scans),
             (
                 "an acknowledgement met another partition's write set of its number in its slot",

@@ -125,7 +125,10 @@ impl Scenario {
         };
         let mut scenario = Scenario::with(seed, profile, &mut random);
         scenario.impatient |= mutation == Mutation::NotFoundMeansAborted;
-        if matches!(mutation, Mutation::ScanUnderAnyView | Mutation::SkipIndexAtUpdate) {
+        if matches!(
+            mutation,
+            Mutation::ScanUnderAnyView | Mutation::SkipIndexAtUpdate | Mutation::AskUnbuiltIndex
+        ) {
             scenario.mix = vec![(Mix::Scans(30), 12)];
         }
         if mutation == Mutation::ConfirmBySlotAlone {

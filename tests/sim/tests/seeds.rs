@@ -39,6 +39,7 @@ const RARE: &[&str] = &[
     "a partition was taken over",
     "a transaction was in doubt",
     "a refusal was planted",
+    "an index was built",
     "a request came to a worker that did not serve",
     "an expired row was purged",
     "an outcome was asked for",

@@ -25,7 +25,7 @@ use twofold_grpc::v1::{self as pb, twofold_server};
 use twofold_proto::{
     error::{Error, ErrorCode},
     limits::MESSAGE_BYTES_MAX,
-    message::{Outcome, Status as TransactionStatus, TransactionState},
+    message::{CatalogChange, Outcome, Status as TransactionStatus, TransactionState},
 };
 
 use status::{error_status, status};
@@ -171,8 +171,8 @@ impl Twofold {
         Ok((pb::ExecuteResponse { results, ..Default::default() }, held))
     }
 
-    async fn change(&self, request: Ask, allowed: Option<ErrorCode>) -> Result<(), Status> {
-        match self.handle.submit(request).await {
+    async fn change(&self, change: CatalogChange, allowed: Option<ErrorCode>) -> Result<(), Status> {
+        match self.handle.submit(Ask::Change(change)).await {
             Answer::Catalog(version) => {
                 self.handle.tables().wait_for(version).await;
                 Ok(())
@@ -236,14 +236,14 @@ impl twofold_server::Twofold for Twofold {
         let request = request.into_inner();
         let table = results::table(&request.table.unwrap_or_default()).map_err(error_status)?;
         let allowed = request.if_not_exists.then_some(ErrorCode::TableExists);
-        self.change(Ask::CreateTable(table), allowed).await?;
+        self.change(CatalogChange::CreateTable(table), allowed).await?;
         Ok(Response::new(pb::CreateTableResponse {}))
     }
 
     async fn drop_table(&self, request: Request<pb::DropTableRequest>) -> Reply<pb::DropTableResponse> {
         let request = request.into_inner();
         let allowed = request.if_exists.then_some(ErrorCode::NoSuchTable);
-        self.change(Ask::DropTable(request.name), allowed).await?;
+        self.change(CatalogChange::DropTable(request.name), allowed).await?;
         Ok(Response::new(pb::DropTableResponse {}))
     }
 

@@ -21,8 +21,8 @@ pub fn code(code: ErrorCode) -> Code {
         Malformed | TooLarge | RowTooLarge | KeyTooLarge | BadColumn | BadValue | BadTable | BadConfig => {
             Code::InvalidArgument
         }
-        NoSuchTable | NoSuchRow | NoSuchNode => Code::NotFound,
-        TableExists | DuplicateKey => Code::AlreadyExists,
+        NoSuchTable | NoSuchRow | NoSuchNode | NoSuchIndex => Code::NotFound,
+        TableExists | DuplicateKey | IndexExists => Code::AlreadyExists,
         ConditionFalse | LastOfGroup | NotRunning | RegisterLost | NotRebuilt => Code::FailedPrecondition,
         NotSupported => Code::Unimplemented,
         Deadlock | LockWaitTimeout | PrimaryChanged | NoSuchTransaction | TransactionFailed => Code::Aborted,

@@ -8,6 +8,7 @@ use tokio::{
     time::{self, Duration},
 };
 use twofold_apinode::sql::{
+    bind::Statement,
     error::{SqlError, codes},
     parse::{parse, text},
     session::{PACKET_MAX, VERSION},
@@ -15,7 +16,7 @@ use twofold_apinode::sql::{
         capability,
         command::Command,
         handshake::{self, Greeting, Login},
-        packet::{Packets, malformed},
+        packet::{Mark, Packets, malformed},
         password::{self, Method, NONCE},
         result::{self, Answers, Done},
         status,
@@ -36,6 +37,21 @@ const READ_BYTES: usize = 16 << 10;
 /// How long, and how much, is read of a client that was told that it cannot go on.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 64 << 20;
+
+/// How often a statement is bound, while tables change under it.
+const BIND_ATTEMPTS: u32 = 4;
+/// How long a catalog may take to come here that data nodes know already.
+const CATALOG_TIME: Duration = Duration::from_secs(1);
+
+/// A statement that may have to be bound anew.
+struct Attempt {
+    /// How many there may be, this one included.
+    left: u32,
+    /// The catalog's version.
+    version: u64,
+    mark: Mark,
+    in_transaction: bool,
+}
 
 /// A client that is known.
 struct Connection {
@@ -301,11 +317,22 @@ impl Connection {
     }
 
     async fn statement(&mut self, text: &str, more: bool) -> Result<(), Stop> {
-        let version = self.runner.version();
+        let mut attempt = self.attempt();
+        loop {
+            let statement = self.planned(text, attempt.version)?;
+            let result = self.run(&statement, &[], false, more).await;
+            if !self.again(&mut attempt, &statement, &result).await {
+                return result;
+            }
+        }
+    }
+
+    /// The statement of this text under this version of the catalog.
+    fn planned(&mut self, text: &str, version: u64) -> Result<Rc<Statement>, SqlError> {
         let database = self.runner.session.database.clone();
         let known = self.runner.thread.plan(&database, text, version);
-        let statement = match known {
-            Some(statement) => statement,
+        match known {
+            Some(statement) => Ok(statement),
             None => {
                 let bound = parse(text).and_then(|parsed| {
                     if parsed.placeholders() > 0 {
@@ -321,10 +348,46 @@ impl Connection {
                 if keep {
                     self.runner.thread.keep_plan(database, text, version, &statement);
                 }
-                statement
+                Ok(statement)
             }
-        };
-        self.run(&statement, &[], false, more).await
+        }
+    }
+
+    fn attempt(&self) -> Attempt {
+        Attempt {
+            left: BIND_ATTEMPTS,
+            version: self.runner.version(),
+            mark: self.packets.mark(),
+            in_transaction: self.runner.open.is_some(),
+        }
+    }
+
+    /// Whether a statement has failed because tables have changed since it was bound, and has left and sent nothing: then it is
+    /// to be bound anew.
+    async fn again(
+        &mut self,
+        attempt: &mut Attempt,
+        statement: &Statement,
+        result: &Result<(), Stop>,
+    ) -> bool {
+        let Err(Stop::Failed(error)) = result else { return false };
+        let is_of_rows = matches!(
+            statement,
+            Statement::Select(_) | Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)
+        );
+        let has_changed = [codes::TABLE_CHANGED, codes::NO_SUCH_TABLE].contains(&error.code);
+        let is_over = attempt.in_transaction && self.runner.open.is_none();
+        attempt.left -= 1;
+        if attempt.left == 0 || !is_of_rows || !has_changed || is_over {
+            return false;
+        }
+        if error.code == codes::TABLE_CHANGED {
+            // Data nodes know a newer catalog, so it is on its way.
+            let tables = self.runner.handle().tables();
+            _ = time::timeout(CATALOG_TIME, tables.wait_for(attempt.version + 1)).await;
+        }
+        let version = std::mem::replace(&mut attempt.version, self.runner.version());
+        attempt.version > version && self.packets.rewind(&attempt.mark)
     }
 
     fn prepare(&mut self, query: &[u8]) -> Result<(), SqlError> {
@@ -340,7 +403,7 @@ impl Connection {
             }
         };
         let columns = match &*statement {
-            twofold_apinode::sql::bind::Statement::Select(select) => select.columns(&[]),
+            Statement::Select(select) => select.columns(&[]),
             _ => Vec::new(),
         };
         if keep {
@@ -353,16 +416,29 @@ impl Connection {
     }
 
     async fn execute(&mut self, number: u32, values: &[u8]) -> Result<(), Stop> {
-        let (database, version) = (self.runner.session.database.clone(), self.runner.version());
         let prepared = self.prepared.get(number, "mysqld_stmt_execute")?;
         if let Some((_, error)) = self.late_error.take_if(|(statement, _)| *statement == number) {
             prepared.parameters.reset();
             return Err(error.into());
         }
         let parameters = prepared.parameters.read(values)?;
+        let mut attempt = self.attempt();
+        loop {
+            let statement = self.planned_prepared(number, attempt.version)?;
+            let result = self.run(&statement, &parameters, true, false).await;
+            if !self.again(&mut attempt, &statement, &result).await {
+                return result;
+            }
+        }
+    }
+
+    /// The prepared statement under this version of the catalog.
+    fn planned_prepared(&mut self, number: u32, version: u64) -> Result<Rc<Statement>, SqlError> {
+        let database = self.runner.session.database.clone();
+        let prepared = self.prepared.get(number, "mysqld_stmt_execute")?;
         let known = prepared.bound.as_ref().filter(|(of, at, _)| *of == database && *at == version);
-        let statement = match known {
-            Some((.., statement)) => statement.clone(),
+        match known {
+            Some((.., statement)) => Ok(statement.clone()),
             None => {
                 let parsed = prepared.parsed.clone();
                 let (statement, keep) = self.runner.bind(&parsed)?;
@@ -370,16 +446,15 @@ impl Connection {
                     let bound = Some((database, version, statement.clone()));
                     self.prepared.get(number, "mysqld_stmt_execute")?.bound = bound;
                 }
-                statement
+                Ok(statement)
             }
-        };
-        self.run(&statement, &parameters, true, false).await
+        }
     }
 
     /// Runs a statement and answers. Where the client goes away meanwhile, what the statement has begun is given up at once.
     async fn run(
         &mut self,
-        statement: &twofold_apinode::sql::bind::Statement,
+        statement: &Statement,
         parameters: &[twofold_apinode::sql::value::Datum],
         binary: bool,
         more: bool,

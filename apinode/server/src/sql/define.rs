@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use twofold_apinode::{
     request::{Answer, Operations, Options, Request},
     sql::{
-        bind::{BoundTable, Define, TableName},
+        bind::{
+            BoundTable, Define, TableName,
+            index::{IndexChange, cannot_drop, duplicate_name},
+        },
         error::{SqlError, codes},
         expression::{Context, Level},
         information::{Catalog, DATABASE as INFORMATION},
@@ -17,9 +20,10 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::TableId,
     key::encode_key,
+    message::CatalogChange,
     operation::{Operation, OperationKind, ResultCode},
     row::encode_row,
-    schema::{Column, ColumnType, Schema, Table},
+    schema::{Column, ColumnType, Index, IndexState, Schema, Table},
     value::ValueRef,
 };
 
@@ -65,16 +69,16 @@ pub(super) async fn ensure(handle: &Handle, table: fn() -> Table) -> Result<Arc<
 }
 
 async fn create(handle: &Handle, table: Table) -> Result<(), Error> {
-    changed(handle, Request::CreateTable(table)).await
+    changed(handle, CatalogChange::CreateTable(table)).await
 }
 
 async fn drop_table(handle: &Handle, name: String) -> Result<(), Error> {
-    changed(handle, Request::DropTable(name)).await
+    changed(handle, CatalogChange::DropTable(name)).await
 }
 
 /// Changes the catalog, and waits until all know of it here.
-async fn changed(handle: &Handle, request: Request) -> Result<(), Error> {
-    match handle.submit(request).await {
+async fn changed(handle: &Handle, change: CatalogChange) -> Result<(), Error> {
+    match handle.submit(Request::Change(change)).await {
         Answer::Catalog(version) => {
             handle.tables().wait_for(version).await;
             Ok(())
@@ -84,6 +88,45 @@ async fn changed(handle: &Handle, request: Request) -> Result<(), Error> {
             ErrorCode::Internal,
             format!("a change of the catalog was answered with {other:?}"),
         )),
+    }
+}
+
+/// Gives a table an index, and waits until it is built.
+async fn create_index(handle: &Handle, name: &TableName, index: &Index) -> Result<(), SqlError> {
+    let table = name.catalog();
+    let change = CatalogChange::CreateIndex { table: table.clone(), index: index.clone() };
+    changed(handle, change).await.map_err(|error| of_index(error, &index.name))?;
+    loop {
+        let tables = handle.tables().newest();
+        let schema = tables.table(&table)?;
+        match schema.index_named(&index.name).map(|place| schema.indexes[place].state) {
+            Some(IndexState::Public) => return Ok(()),
+            Some(IndexState::Building { .. }) => {
+                handle.tables().wait_for(tables.version + 1).await;
+            }
+            None => {
+                let text = format!(
+                    "The table '{}' is full: index '{}' was not built, as data nodes lack the memory for it, or somebody has \
+                     dropped it",
+                    name.table, index.name
+                );
+                return Err(SqlError::new(codes::TABLE_FULL, text));
+            }
+        }
+    }
+}
+
+async fn drop_index(handle: &Handle, table: String, name: &str) -> Result<(), SqlError> {
+    let change = CatalogChange::DropIndex { table, index: name.to_owned() };
+    changed(handle, change).await.map_err(|error| of_index(error, name))
+}
+
+/// Why an index is not made or dropped, in MySQL's words.
+fn of_index(error: Error, name: &str) -> SqlError {
+    match error.code {
+        ErrorCode::IndexExists => duplicate_name(name),
+        ErrorCode::NoSuchIndex => cannot_drop(name),
+        _ => error.into(),
     }
 }
 
@@ -234,6 +277,15 @@ impl Runner {
                         // Another one was faster.
                         Err(error) if error.code == ErrorCode::NoSuchTable => {}
                         other => other?,
+                    }
+                }
+                Ok(0)
+            }
+            Define::ChangeIndexes { name, changes } => {
+                for change in changes {
+                    match change {
+                        IndexChange::Create(index) => create_index(&handle, name, index).await?,
+                        IndexChange::Drop(index) => drop_index(&handle, name.catalog(), index).await?,
                     }
                 }
                 Ok(0)

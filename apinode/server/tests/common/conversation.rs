@@ -5,7 +5,7 @@ use twofold_apinode::{
     request::{Answer, Options, Request},
 };
 use twofold_client::handle::Handle;
-use twofold_proto::config::MemcachedPrefix;
+use twofold_proto::{config::MemcachedPrefix, message::CatalogChange};
 
 use super::Fake;
 
@@ -43,8 +43,8 @@ impl Conversation {
                 }
                 Step::FlushAll { at } => {
                     if at <= Handle::now() {
-                        self.fake.answer(Request::DropTable(item::TABLE.into()));
-                        self.fake.answer(Request::CreateTable(item::table()));
+                        self.fake.answer(Request::Change(CatalogChange::DropTable(item::TABLE.into())));
+                        self.fake.answer(Request::Change(CatalogChange::CreateTable(item::table())));
                     }
                     self.connection.said(Ok("OK"));
                 }

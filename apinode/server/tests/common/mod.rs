@@ -23,7 +23,7 @@ use twofold_proto::{
     ids::{Epoch, IndexId, PartitionId, TableId, TransactionId, Version},
     index::encode_entry,
     key::distribution_hash,
-    message::{Catalog, Coordinator, Outcome, Status, TransactionState},
+    message::{Catalog, CatalogChange, Coordinator, Outcome, Status, TransactionState},
     operation::{BodyRef, OperationKind, OperationRef, Refusal},
     row::RowRef,
     schema::Schema,
@@ -77,7 +77,10 @@ impl Fake {
             faults: Faults::default(),
             handed_out: HandedOut::default(),
         };
-        assert!(matches!(fake.answer(Request::CreateTable(item::table())), Answer::Catalog(1)));
+        assert!(matches!(
+            fake.answer(Request::Change(CatalogChange::CreateTable(item::table()))),
+            Answer::Catalog(1)
+        ));
         fake
     }
 
@@ -154,7 +157,7 @@ impl Fake {
                 true => Status::Decided(Outcome::Committed(EPOCH)),
                 false => Status::Decided(Outcome::Aborted),
             }),
-            Request::CreateTable(mut table) => {
+            Request::Change(CatalogChange::CreateTable(mut table)) => {
                 if self.catalog.table(&table.name).is_some() {
                     return failed(ErrorCode::TableExists, format!("there is a table `{}`", table.name));
                 }
@@ -168,14 +171,17 @@ impl Fake {
                 self.catalog.tables.push(table);
                 self.publish()
             }
-            Request::DropTable(name) => match self.catalog.table(&name).map(|table| table.id) {
-                Some(id) => {
-                    self.catalog.tables.retain(|table| table.id != id);
-                    self.rows.retain(|place, _| place.0 != id);
-                    self.publish()
+            Request::Change(CatalogChange::DropTable(name)) => {
+                match self.catalog.table(&name).map(|table| table.id) {
+                    Some(id) => {
+                        self.catalog.tables.retain(|table| table.id != id);
+                        self.rows.retain(|place, _| place.0 != id);
+                        self.publish()
+                    }
+                    None => failed(ErrorCode::NoSuchTable, format!("there is no table `{name}`")),
                 }
-                None => failed(ErrorCode::NoSuchTable, format!("there is no table `{name}`")),
-            },
+            }
+            Request::Change(other) => panic!("the fake cluster does not do {other:?}"),
         }
     }
 

@@ -178,7 +178,7 @@ fn answer_change(net: &mut Net, from: Endpoint, request: u32, result: Result<u64
 #[test]
 fn a_change_of_the_catalog_goes_to_whoever_leads_and_is_answered_when_it_is_known_here() {
     let mut net = Net::ready(1);
-    net.submit(7, Request::CreateTable(table("t")));
+    net.submit(7, Request::Change(CatalogChange::CreateTable(table("t"))));
     let request = change(&mut net, FIRST).unwrap();
     assert_eq!(request, CatalogReq { request: 0, change: CatalogChange::CreateTable(table("t")) });
     let no_leader = || Err(Error::new(ErrorCode::NoLeader, "node 2 leads"));
@@ -194,7 +194,7 @@ fn a_change_of_the_catalog_goes_to_whoever_leads_and_is_answered_when_it_is_know
     let catalog = Catalog { version: 4, tables: vec![table("t")], next_table: 2 };
     net.tell(SECOND, Kind::CatalogOrd, |out| put_control(out, &catalog));
     assert_eq!(net.answers(), [(7, Answer::Catalog(4))]);
-    net.submit(8, Request::DropTable("t".into()));
+    net.submit(8, Request::Change(CatalogChange::DropTable("t".into())));
     assert!(change(&mut net, FIRST).is_some());
     answer_change(&mut net, FIRST, 1, Err(Error::new(ErrorCode::NotSupported, "so")));
     assert_eq!(net.failure().error.code, ErrorCode::NotSupported);
@@ -205,7 +205,7 @@ fn a_change_of_the_catalog_goes_to_whoever_leads_and_is_answered_when_it_is_know
 fn a_change_that_was_lost_and_had_been_done_is_done() {
     for already in [true, false] {
         let mut net = Net::ready(1);
-        net.submit(7, Request::CreateTable(table("t")));
+        net.submit(7, Request::Change(CatalogChange::CreateTable(table("t"))));
         assert!(change(&mut net, FIRST).is_some());
         let old = net.to(FIRST);
         net.lives.insert(NodeId(1), life(1, 2));
@@ -241,12 +241,12 @@ fn a_change_that_nobody_takes_fails_in_the_end() {
         let link = net.to(from);
         net.disconnect(link);
     }
-    net.submit(7, Request::DropTable("t".into()));
+    net.submit(7, Request::Change(CatalogChange::DropTable("t".into())));
     net.pass(30_000);
     assert_eq!(net.failure().error.code, ErrorCode::NoLeader);
     let link = net.to(FIRST);
     net.connect(link);
-    net.submit(8, Request::DropTable("t".into()));
+    net.submit(8, Request::Change(CatalogChange::DropTable("t".into())));
     assert!(change(&mut net, FIRST).is_some());
     net.pass(30_000);
     assert_eq!(net.failure().error.code, ErrorCode::OutcomePending);

@@ -3,12 +3,17 @@
 use sqlparser::ast::{self, ColumnOption, DataType, ExactNumberInfo};
 use twofold_proto::{
     ids::TableId,
-    limits::KEY_BYTES_MAX,
     schema::{Column, Index, Table},
     value::Value,
 };
 
-use super::{Binder, NAME_MAX, TableName, expr::Names, identifier, refuse};
+use super::{
+    Binder, NAME_MAX, TableName,
+    expr::Names,
+    identifier,
+    index::{IndexChange, check_options, index_name, key_of, names_of},
+    refuse,
+};
 use crate::sql::{
     decimal,
     error::{SqlError, codes},
@@ -48,6 +53,13 @@ pub enum Define {
         names: Vec<TableName>,
         /// They may be missing.
         if_exists: bool,
+    },
+    /// Changes a table's indexes, one after the other.
+    ChangeIndexes {
+        /// The table.
+        name: TableName,
+        /// What is done.
+        changes: Vec<IndexChange>,
     },
     /// Removes all rows of a table.
     Truncate(TableName),
@@ -104,6 +116,16 @@ impl Binder<'_> {
                     other => Err(SqlError::not_supported(format_args!("DROP {other}"))),
                 }
             }
+            Ast::CreateIndex(create) => self.create_index(create),
+            Ast::AlterTable(alter) => self.alter_table(alter),
+            Ast::Drop {
+                object_type: ast::ObjectType::Index,
+                if_exists: false,
+                names,
+                temporary: false,
+                table: Some(table),
+                ..
+            } => self.drop_index(names, table),
             Ast::Truncate(truncate) => match &truncate.table_names[..] {
                 [one] if truncate.partitions.is_none() => Ok(Define::Truncate(self.changed(&one.name)?)),
                 _ => Err(SqlError::not_supported("such a TRUNCATE")),
@@ -121,8 +143,8 @@ impl Binder<'_> {
         Ok(Define::CreateDatabase { name, if_not_exists })
     }
 
-    /// The name of a table that is to be made or to go.
-    fn changed(&self, name: &ast::ObjectName) -> Result<TableName, SqlError> {
+    /// The name of a table that is to be made, changed, or to go.
+    pub(super) fn changed(&self, name: &ast::ObjectName) -> Result<TableName, SqlError> {
         let name = self.table_name(name)?;
         check_changeable(&name.database)?;
         Ok(name)
@@ -141,13 +163,7 @@ impl Binder<'_> {
                 ast::TableConstraint::PrimaryKey(key) => columns.add_key(&key.columns)?,
                 ast::TableConstraint::Unique(_) => return Err(SqlError::not_supported("UNIQUE")),
                 ast::TableConstraint::Index(index) => {
-                    let plain =
-                        ast::IndexConstraint { index_options: vec![], index_type: None, ..index.clone() };
-                    let tree = index.index_type.as_ref().is_none_or(|kind| *kind == ast::IndexType::BTree);
-                    refuse([
-                        (!tree, "indexes that are no BTREE"),
-                        (plain.index_options != index.index_options, "options of an index"),
-                    ])?;
+                    check_options(index.index_type.as_ref(), &index.index_options)?;
                     columns.indexes.push((
                         index.name.as_ref().map(|name| name.value.clone()),
                         names_of(&index.columns)?,
@@ -283,6 +299,11 @@ impl Binder<'_> {
     }
 }
 
+/// The place of the column of this name.
+pub(super) fn find_column(columns: &[Column], name: &str) -> Option<usize> {
+    columns.iter().position(|column| column.name.to_lowercase() == name.to_lowercase())
+}
+
 /// Columns as they are collected.
 #[derive(Default)]
 struct Columns {
@@ -295,7 +316,7 @@ struct Columns {
 
 impl Columns {
     fn find(&self, name: &str) -> Option<usize> {
-        self.list.iter().position(|column| column.name.to_lowercase() == name.to_lowercase())
+        find_column(&self.list, name)
     }
 
     fn add_key_column(&mut self, name: &str) -> Result<(), SqlError> {
@@ -312,67 +333,12 @@ impl Columns {
         }
     }
 
-    /// The indexes of a key's columns.
-    fn key_of(&self, names: &[String]) -> Result<Vec<u16>, SqlError> {
-        let mut key: Vec<u16> = Vec::new();
-        let mut bytes = 0;
-        for name in names {
-            let Some(index) = self.find(name) else {
-                return Err(SqlError::new(
-                    codes::NO_KEY_COLUMN,
-                    format!("Key column '{name}' doesn't exist in table"),
-                ));
-            };
-            if key.contains(&(index as u16)) {
-                return Err(SqlError::new(
-                    codes::DUPLICATE_COLUMN,
-                    format!("Duplicate column name '{name}'"),
-                ));
-            }
-            let column = &self.list[index];
-            if SqlType::of_column(column).is_long() {
-                let text =
-                    format!("BLOB/TEXT column '{name}' used in key specification without a key length");
-                return Err(SqlError::new(codes::BLOB_KEY, text));
-            }
-            // As MySQL counts them in utf8mb4, of any key.
-            bytes += column.column_type.index_bytes_max();
-            key.push(index as u16);
-        }
-        if bytes > KEY_BYTES_MAX {
-            let text = format!("Specified key was too long; max key length is {KEY_BYTES_MAX} bytes");
-            return Err(SqlError::new(codes::KEY_TOO_LONG, text));
-        }
-        Ok(key)
-    }
-
-    /// The ordered indexes: that of the primary key, and those that were declared. One without a name has that of its first
-    /// column, and a number if that is taken.
+    /// The ordered indexes: that of the primary key, and those that were declared.
     fn indexes(&self) -> Result<Vec<Index>, SqlError> {
         let mut indexes = vec![Index::new(PRIMARY, Vec::new())];
         for (name, columns) in &self.indexes {
-            let key = self.key_of(columns)?;
-            let taken = |name: &str| indexes.iter().any(|index| index.name.eq_ignore_ascii_case(name));
-            let name = match name {
-                Some(name) if name.eq_ignore_ascii_case(PRIMARY) => {
-                    let text = format!("Incorrect index name '{name}'");
-                    return Err(SqlError::new(codes::WRONG_KEY_NAME, text));
-                }
-                Some(name) if taken(name) => {
-                    return Err(SqlError::new(
-                        codes::DUPLICATE_KEY_NAME,
-                        format!("Duplicate key name '{name}'"),
-                    ));
-                }
-                Some(name) => name.clone(),
-                None => {
-                    let numbered = (2..).map(|number| format!("{}_{number}", columns[0]));
-                    let names = std::iter::once(columns[0].clone()).chain(numbered);
-                    { names }.find(|name| !taken(name)).expect("numbers do not end")
-                }
-            };
-            check_name(&name)?;
-            indexes.push(Index::new(name, key));
+            let key = key_of(&self.list, columns)?;
+            indexes.push(Index::new(index_name(name.as_ref(), &columns[0], &indexes)?, key));
         }
         Ok(indexes)
     }
@@ -382,7 +348,7 @@ impl Columns {
         let Some(names) = self.key.take() else {
             return Err(SqlError::not_supported("tables without a primary key"));
         };
-        let key = self.key_of(&names)?;
+        let key = key_of(&self.list, &names)?;
         for &index in &key {
             let column = &mut self.list[usize::from(index)];
             column.nullable = false;
@@ -397,18 +363,6 @@ impl Columns {
         }
         Ok(key)
     }
-}
-
-/// The names of an index's columns.
-fn names_of(columns: &[ast::IndexColumn]) -> Result<Vec<String>, SqlError> {
-    let name = |column: &ast::IndexColumn| {
-        let ast::Expr::Identifier(ident) = &column.column.expr else {
-            return Err(SqlError::not_supported("a key that is not of whole columns"));
-        };
-        refuse([(column.column.options.sort == Some(ast::OrderBySort::Desc), "descending keys")])?;
-        Ok(ident.value.clone())
-    };
-    columns.iter().map(name).collect()
 }
 
 fn auto_increment_error() -> SqlError {
@@ -436,7 +390,7 @@ fn check_changeable(database: &str) -> Result<(), SqlError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), SqlError> {
+pub(super) fn check_name(name: &str) -> Result<(), SqlError> {
     match name.chars().count() {
         1..=NAME_MAX => Ok(()),
         _ => {
@@ -666,7 +620,7 @@ pub fn show_create(name: &str, table: &Table) -> String {
     }
     let key = table.primary_key.iter().map(|&index| quoted(&table.columns[usize::from(index)].name));
     lines.push(format!("  PRIMARY KEY ({})", key.collect::<Vec<_>>().join(",")));
-    for index in table.indexes.iter().filter(|index| !index.columns.is_empty()) {
+    for index in table.indexes.iter().filter(|index| index.is_public() && !index.columns.is_empty()) {
         let key = index.columns.iter().map(|&column| quoted(&table.columns[usize::from(column)].name));
         lines.push(format!("  KEY {} ({})", quoted(&index.name), key.collect::<Vec<_>>().join(",")));
     }
@@ -695,7 +649,8 @@ pub fn describe(table: &Table) -> Vec<Vec<Datum>> {
             Declared { update_now: true, .. } => "on update CURRENT_TIMESTAMP",
             _ => "",
         };
-        let begins = table.indexes.iter().any(|found| found.columns.first() == Some(&(index as u16)));
+        let mut public = table.indexes.iter().filter(|index| index.is_public());
+        let begins = public.any(|found| found.columns.first() == Some(&(index as u16)));
         let key = match table.primary_key.contains(&(index as u16)) {
             true => "PRI",
             false if begins => "MUL",

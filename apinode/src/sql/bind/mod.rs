@@ -6,6 +6,7 @@ mod command;
 mod define;
 mod expr;
 mod from;
+pub mod index;
 mod select;
 mod subquery;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use super::*;
+use super::{index::IndexChange, *};
 use crate::sql::parse::{parse, text};
 
 /// A table `t` of the database `d`.
@@ -103,8 +103,13 @@ fn what_is_not_supported_is_named() {
         ("CREATE TEMPORARY TABLE x (a INT PRIMARY KEY)", "TEMPORARY tables"),
         ("CREATE TABLE x AS SELECT 1", "CREATE TABLE … SELECT"),
         ("CREATE TABLE x (a DOUBLE PRIMARY KEY)", "double in a primary key"),
-        ("ALTER TABLE t ADD COLUMN x INT", "ALTER TABLE"),
-        ("CREATE INDEX i ON t (c)", "CREATE INDEX"),
+        ("ALTER TABLE t ADD COLUMN x INT", "ALTER TABLE … ADD COLUMN x INT"),
+        ("ALTER TABLE u DROP PRIMARY KEY", "ALTER TABLE … DROP PRIMARY KEY"),
+        ("DROP INDEX `PRIMARY` ON u", "DROP PRIMARY KEY"),
+        ("CREATE UNIQUE INDEX i ON t (c)", "UNIQUE"),
+        ("ALTER TABLE t ADD UNIQUE (c)", "UNIQUE"),
+        ("CREATE INDEX i ON t (c DESC)", "descending keys"),
+        ("CREATE INDEX i USING HASH ON t (c)", "indexes that are no BTREE"),
         ("CREATE VIEW v AS SELECT 1", "CREATE VIEW"),
         ("SET GLOBAL sql_mode = ''", "SET GLOBAL"),
         ("SET @x = 1", "user variables"),
@@ -228,5 +233,38 @@ fn long_chains_fit_the_stack() {
     for text in chains {
         // Bound, or refused; not ended.
         let _ = bind(&text);
+    }
+}
+
+#[test]
+fn indexes_are_checked_against_the_table_as_it_becomes() {
+    let changes = |query: &str| match bind(query).unwrap() {
+        Statement::Define(define) => match *define {
+            Define::ChangeIndexes { name, changes } => {
+                let change = |change| match change {
+                    IndexChange::Create(index) => format!("+{}{:?}", index.name, index.columns),
+                    IndexChange::Drop(name) => format!("-{name}"),
+                };
+                format!("{name}: {}", changes.into_iter().map(change).collect::<Vec<_>>().join(" "))
+            }
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(changes("CREATE INDEX i ON t (c, A)"), "d.t: +i[2, 0]");
+    assert_eq!(changes("CREATE INDEX i USING BTREE ON d.t (c) ALGORITHM=INPLACE LOCK=NONE"), "d.t: +i[2]");
+    assert_eq!(changes("ALTER TABLE t ADD INDEX (c), ADD KEY (c), ADD KEY x (c)"), "d.t: +c[2] +c_2[2] +x[2]");
+    assert_eq!(changes("ALTER TABLE t ADD INDEX x (c), DROP KEY X, ADD KEY x (a)"), "d.t: +x[2] -x +x[0]");
+    for (query, expected) in [
+        ("CREATE INDEX i ON nothing (c)", 1146),
+        ("CREATE INDEX i ON t (nothing)", 1072),
+        ("CREATE INDEX i ON t (c, c)", 1060),
+        ("CREATE INDEX `PRIMARY` ON t (c)", 1280),
+        ("ALTER TABLE t ADD INDEX x (c), ADD INDEX X (a)", 1061),
+        ("DROP INDEX x ON t", 1091),
+        ("ALTER TABLE t DROP INDEX x", 1091),
+        ("CREATE INDEX i ON mysql.databases (name)", 1044),
+    ] {
+        assert_eq!(number(query), expected, "{query}");
     }
 }

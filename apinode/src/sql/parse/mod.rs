@@ -105,7 +105,10 @@ pub fn parse(text: &str) -> Result<Parsed, SqlError> {
     };
     let tokens =
         Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| syntax(error.into()))?;
-    let tokens = known_operators(tokens)?;
+    let mut tokens = known_operators(tokens)?;
+    if first == "alter" {
+        known_keys(&mut tokens);
+    }
     check_queries(&tokens)?;
     let placeholders: Vec<Location> = tokens
         .iter()
@@ -125,6 +128,21 @@ pub fn parse(text: &str) -> Result<Parsed, SqlError> {
         return Err(syntax(ParserError::ParserError(text)));
     }
     Ok(Parsed { statement, placeholders, items })
+}
+
+/// `DROP KEY` is `DROP INDEX`, which the parser knows.
+fn known_keys(tokens: &mut [TokenWithSpan]) {
+    let mut after_drop = false;
+    for token in tokens {
+        match &mut token.token {
+            Token::Whitespace(_) => continue,
+            Token::Word(word) if after_drop && word.keyword == Keyword::KEY => {
+                (word.keyword, word.value) = (Keyword::INDEX, "INDEX".to_owned());
+            }
+            _ => {}
+        }
+        after_drop = matches!(&token.token, Token::Word(word) if word.keyword == Keyword::DROP);
+    }
 }
 
 /// `a MOD b` is `a % b`, which the parser knows.

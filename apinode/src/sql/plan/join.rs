@@ -320,7 +320,8 @@ fn by_links(
             index.columns.iter().chain(key).copied().take_while(|&column| is_said(column)).collect();
         said.iter().any(|&column| tied(column)).then_some((said.len(), place))
     };
-    let all = table.schema.indexes.iter().enumerate().filter_map(columns_of);
+    let public = table.schema.indexes.iter().enumerate().filter(|(_, index)| index.is_public());
+    let all = public.filter_map(columns_of);
     let (most, place) = all.max_by_key(|(most, place)| (*most, usize::MAX - place))?;
     Some((Rank::Index(usize::MAX - most), By::Index(place)))
 }

@@ -86,6 +86,9 @@ pub fn ranges(
 ) -> Result<Option<Ranges>, SqlError> {
     let mut best: Option<Ranges> = None;
     for index in 0..table.schema.indexes.len() {
+        if !table.schema.indexes[index].is_public() {
+            continue;
+        }
         let found = of_index(table, index, filter, wish, context)?;
         let worth = |ranges: &Ranges| (ranges.columns, ranges.ordered);
         let better = best.as_ref().is_none_or(|best| worth(&found) > worth(best));

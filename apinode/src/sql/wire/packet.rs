@@ -22,12 +22,30 @@ pub struct Packets {
     /// The number of the next packet, whoever sends it.
     sequence: u8,
     most: usize,
+    /// How often output was sent.
+    times_sent: u64,
+}
+
+/// A place in the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    times_sent: u64,
+    length: usize,
+    sequence: u8,
 }
 
 impl Packets {
     /// A connection on which nothing has been said. No payload may have more than `most` bytes.
     pub fn new(most: usize) -> Packets {
-        Packets { input: Vec::new(), start: 0, parts: Vec::new(), output: Vec::new(), sequence: 0, most }
+        Packets {
+            input: Vec::new(),
+            start: 0,
+            parts: Vec::new(),
+            output: Vec::new(),
+            sequence: 0,
+            times_sent: 0,
+            most,
+        }
     }
 
     /// From now on no payload that comes may have more bytes.
@@ -119,6 +137,21 @@ impl Packets {
         }
     }
 
+    /// Where the output is now.
+    pub fn mark(&self) -> Mark {
+        Mark { times_sent: self.times_sent, length: self.output.len(), sequence: self.sequence }
+    }
+
+    /// Takes back what was put since; `false` if some of it was sent.
+    pub fn rewind(&mut self, mark: &Mark) -> bool {
+        let is_whole = self.times_sent == mark.times_sent;
+        if is_whole {
+            self.output.truncate(mark.length);
+            self.sequence = mark.sequence;
+        }
+        is_whole
+    }
+
     /// What is to be sent.
     pub fn output(&self) -> &[u8] {
         &self.output
@@ -126,6 +159,7 @@ impl Packets {
 
     /// All of [`Packets::output`] has been sent.
     pub fn sent(&mut self) {
+        self.times_sent += 1;
         self.output.clear();
         if self.output.capacity() > KEPT {
             self.output = Vec::new();

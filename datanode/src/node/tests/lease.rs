@@ -184,6 +184,8 @@ fn reports_come_with_every_tick_and_with_every_change() {
         workers: 2,
         view: ViewNumber(0),
         catalog: 0,
+        indexed: 0,
+        index_full: false,
         hears: vec![],
         copied: None,
         counts: vec![],

@@ -37,6 +37,8 @@ pub struct Probe {
     pub owns_disk: bool,
     /// What it says of the register when asked: as a rule, what it was told.
     pub known: Option<(View, Catalog)>,
+    /// Whether it builds indexes.
+    pub builds: bool,
 }
 
 impl Probe {
@@ -88,6 +90,7 @@ impl Probe {
         };
         report.view = view.number;
         report.catalog = catalog;
+        report.indexed = if self.builds { catalog } else { report.indexed };
         report.hears = others().map(life).collect();
         report.durable =
             self.owns_disk || view.member(own.node).is_none_or(|member| member.restored.is_none());
@@ -184,6 +187,7 @@ impl Driver {
             is_good: false,
             owns_disk: false,
             known: None,
+            builds: true,
         };
         let process = self.add(Process::Probe(Box::new(probe)));
         self.dialing.extend(ends.into_iter().map(|(link, to)| ((process, link), to)));
@@ -200,6 +204,8 @@ impl Driver {
             workers: 1,
             view: ViewNumber(0),
             catalog: 0,
+            indexed: 0,
+            index_full: false,
             hears: Vec::new(),
             copied: None,
             counts: Vec::new(),

@@ -1,5 +1,5 @@
 //! Scans of a table in which rows come and go and change, by partition and by index. A row that is there throughout is seen once, and
-//! none twice where it was; by index they come in order, from within the range that was asked for.
+//! none twice where it was; by index they come in order, from within the range that was asked for. Indexes are made and dropped meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,10 +8,11 @@ use std::{
 
 use twofold_apinode::request::{Answer, Options, RangeStep, Request};
 use twofold_proto::{
-    ids::PartitionId,
+    ids::{IndexId, PartitionId},
     index::EntryRange,
+    message::CatalogChange,
     operation::ResultCode,
-    schema::{ColumnType, Schema, Table},
+    schema::{ColumnType, Index, Schema, Table},
     time::Time,
     value::ValueRef,
 };
@@ -23,6 +24,8 @@ use crate::{
 };
 
 const TABLE: &str = "scanned";
+/// Indexes that come and go.
+const ADDED: [&str; 2] = ["added", "added too"];
 
 #[derive(Debug)]
 enum Waits {
@@ -31,6 +34,7 @@ enum Waits {
     Scan(Scan),
     Range(Range),
     Question,
+    Index,
 }
 
 /// A scan of the whole table.
@@ -48,8 +52,9 @@ struct Scan {
 struct Range {
     /// The rows that were there before it began and belong to the range.
     before: BTreeSet<u64>,
-    /// The place of the index among the table's, and the bounds of what it orders.
-    index: usize,
+    /// The index, whether it orders keys and not values, and the bounds of what it orders.
+    index: IndexId,
+    by_key: bool,
     bounds: (u64, u64),
     descending: bool,
     rest: EntryRange,
@@ -108,12 +113,27 @@ impl Scans {
         Step::Ask(Request::Independent { operations: rows::operations(&[wire]), options: Options::default() })
     }
 
+    /// Makes or drops an index.
+    fn change_indexes(&mut self, user: usize, schema: &Schema, context: &mut Context<'_>) -> Step {
+        let name = *context.random.pick(&ADDED);
+        let table = TABLE.to_owned();
+        let change = match schema.table().index_named(name) {
+            Some(_) => CatalogChange::DropIndex { table, index: name.to_owned() },
+            None => {
+                let columns = schema.table().indexes[rows::BY_VALUE].columns.clone();
+                CatalogChange::CreateIndex { table, index: Index::new(name, columns) }
+            }
+        };
+        self.users[user] = Waits::Index;
+        Step::Ask(Request::Change(change))
+    }
+
     /// The next step of a scan by index.
     fn range(&mut self, user: usize, range: Range, schema: &Schema, context: &mut Context<'_>) -> Step {
         let step = RangeStep {
             table: schema.table().id,
             schema_version: schema.table().version,
-            index: schema.table().indexes[range.index].id,
+            index: range.index,
             partition: None,
             range: range.rest.clone(),
             descending: range.descending,
@@ -126,21 +146,23 @@ impl Scans {
     }
 
     fn begin_range(&mut self, user: usize, schema: &Schema, context: &mut Context<'_>) -> Step {
-        let index = *context.random.pick(&[rows::BY_KEY, rows::BY_VALUE]);
-        let end = if index == rows::BY_KEY { self.stable + 12 } else { context.fresh() };
+        // Also those that are being built: nobody is to answer by them.
+        let definition = context.random.pick(&schema.table().indexes);
+        let by_key = definition.columns.is_empty();
+        let end = if by_key { self.stable + 12 } else { context.fresh() };
         let (a, b) = (context.random.below(end), context.random.below(end));
         let bounds = if context.random.one_in(2) { (0, u64::MAX) } else { (a.min(b), a.max(b)) };
         let (low, high) = (ValueRef::UInt(bounds.0), ValueRef::UInt(bounds.1));
-        let definition = &schema.table().indexes[index];
         let rest = EntryRange::new(schema, definition, &[], Bound::Included(&low), Bound::Included(&high));
         let within = |ordered: &u64| (bounds.0..=bounds.1).contains(ordered);
-        let before = self.present.iter().filter(|(row, value)| match index {
-            rows::BY_KEY => within(row),
-            _ => value.as_ref().is_some_and(within) || bounds == (0, u64::MAX),
+        let before = self.present.iter().filter(|(row, value)| match by_key {
+            true => within(row),
+            false => value.as_ref().is_some_and(within) || bounds == (0, u64::MAX),
         });
         let before = before.map(|(row, _)| *row).collect();
         let (descending, rest) = (context.random.one_in(2), rest.expect("the bounds are numbers"));
-        let range = Range { before, index, bounds, descending, rest, seen: Vec::new() };
+        let index = definition.id;
+        let range = Range { before, index, by_key, bounds, descending, rest, seen: Vec::new() };
         self.range(user, range, schema, context)
     }
 
@@ -154,7 +176,7 @@ impl Scans {
         for bytes in found.iter() {
             let read = rows::result(&schema, bytes.expect("rows are whole"));
             let (row, value) = read.row.zip(read.before).expect("rows have keys and columns");
-            let ordered = if range.index == rows::BY_KEY { row } else { rows::number(&value) };
+            let ordered = if range.by_key { row } else { rows::number(&value) };
             let place = (ordered, row);
             let behind =
                 range.seen.last().is_none_or(|last| (*last < place) != range.descending && *last != place);
@@ -249,6 +271,9 @@ impl Workload for Scans {
             let (before, seen) = (self.present.keys().copied().collect(), BTreeSet::new());
             return self.scan(user, Scan { before, seen, partition: 0, cursor: 0 }, &schema, context);
         }
+        if context.random.one_in(40) {
+            return self.change_indexes(user, &schema, context);
+        }
         self.change(user, &schema, context)
     }
 
@@ -259,6 +284,8 @@ impl Workload for Scans {
                 // A stable row is inserted again, so nothing is to be noted here.
                 _ = self.record.learn(user, &answer, context);
             }
+            // Another one may have been faster, or there may be no leader.
+            Waits::Index => assert!(matches!(answer, Answer::Catalog(_) | Answer::Failed(_)), "{answer:?}"),
             Waits::Scan(scan) => return self.scanned(user, scan, &answer, context),
             Waits::Range(range) => return self.ranged(user, range, &answer, context),
             Waits::Change(handle) => {

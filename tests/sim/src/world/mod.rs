@@ -145,6 +145,7 @@ impl Totals {
         sum.cancelled += counters.cancelled;
         sum.scans += counters.scans;
         sum.scanned_rows += counters.scanned_rows;
+        sum.index_builds += counters.index_builds;
         sum.write_sets += counters.write_sets;
         sum.replicated += counters.replicated;
         sum.rows_copied += counters.rows_copied;
