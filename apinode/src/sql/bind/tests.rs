@@ -253,7 +253,10 @@ fn indexes_are_checked_against_the_table_as_it_becomes() {
     };
     assert_eq!(changes("CREATE INDEX i ON t (c, A)"), "d.t: +i[2, 0]");
     assert_eq!(changes("CREATE INDEX i USING BTREE ON d.t (c) ALGORITHM=INPLACE LOCK=NONE"), "d.t: +i[2]");
-    assert_eq!(changes("ALTER TABLE t ADD INDEX (c), ADD KEY (c), ADD KEY x (c)"), "d.t: +c[2] +c_2[2] +x[2]");
+    assert_eq!(
+        changes("ALTER TABLE t ADD INDEX (c), ADD KEY (c), ADD KEY x (c)"),
+        "d.t: +c[2] +c_2[2] +x[2]"
+    );
     assert_eq!(changes("ALTER TABLE t ADD INDEX x (c), DROP KEY X, ADD KEY x (a)"), "d.t: +x[2] -x +x[0]");
     for (query, expected) in [
         ("CREATE INDEX i ON nothing (c)", 1146),

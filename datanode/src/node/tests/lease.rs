@@ -207,6 +207,16 @@ fn reports_come_with_every_tick_and_with_every_change() {
     net.give(12, says(1, Word::Copied(ViewNumber(1), Epoch(0))));
     assert_eq!(net.report(12).copied, None, "it could not serve yet");
     net.run(300);
+    let built = |built, full| Word::Indexes { built, full };
+    net.give(12, says(0, built(5, false)));
+    net.give(12, says(1, built(4, true)));
+    let report = net.report(12);
+    assert_eq!(
+        (report.copied, report.indexed, report.index_full),
+        (None, 4, true),
+        "its indexes are not built"
+    );
+    net.give(12, says(1, built(5, false)));
     assert_eq!(net.report(12).copied, Some(ViewNumber(1)));
     net.publish(view(2, &[(11, Up), (12, Ready)]));
     assert_eq!(net.report(12).copied, None);
