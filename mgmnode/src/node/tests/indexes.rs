@@ -16,7 +16,7 @@ fn building() -> (Driver, usize, [usize; 2]) {
     let client = driver.probe(life("0a"), WorkerId(0), "local", [leader]);
     driver.run(50);
     driver.change(client, 1, CatalogChange::CreateTable(table("t")));
-    nodes.map(|node| driver.probe_mut(node).builds = false);
+    nodes.iter().for_each(|&node| driver.probe_mut(node).builds = false);
     let index = Index::new("x", vec![1]);
     driver.change(client, 2, CatalogChange::CreateIndex { table: "t".into(), index });
     driver.run(500);
@@ -55,7 +55,7 @@ fn an_index_for_which_a_node_has_no_memory_is_dropped() {
 fn another_leader_ends_the_build() {
     let (mut driver, leader, nodes) = building();
     driver.kill(leader as u16);
-    nodes.map(|node| driver.probe_mut(node).builds = true);
+    nodes.iter().for_each(|&node| driver.probe_mut(node).builds = true);
     driver.until("the index is public", |driver| {
         driver.leader().is_some_and(|leader| states(driver, leader.into()) == [IndexState::Public])
     });
