@@ -3,8 +3,8 @@
 mod driver;
 mod empty_directory;
 mod guard;
-mod rebuild;
 mod indexes;
+mod rebuild;
 mod told;
 
 use twofold_proto::{
