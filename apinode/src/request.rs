@@ -263,6 +263,8 @@ pub struct TransactionToken {
     pub partition: PartitionId,
     /// The client's epoch when it asked for the commit.
     pub epoch: Epoch,
+    /// Whether it counts as committed only once it is on all disks.
+    pub durable: bool,
 }
 
 impl TransactionToken {
@@ -421,6 +423,7 @@ mod tests {
             coordinator: Coordinator::default(),
             partition: PartitionId(7),
             epoch: Epoch::new(1, 9),
+            durable: true,
         };
         assert_eq!(TransactionToken::decode(&token.encode()), Ok(token));
         let error = TransactionToken::decode(b"\xff").unwrap_err();

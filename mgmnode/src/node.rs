@@ -374,6 +374,8 @@ impl ManagementNode {
                     Applied::Rebuilt(done) => {
                         self.view_proposed = false;
                         self.answer_rebuild(done, effects);
+                        // What was agreed on and told to nobody is gone with the former register.
+                        self.fail_changes();
                         let (view, tables) =
                             (self.register.view().number, self.register.catalog().tables.len());
                         notices.extend(done.then_some(Notice::Rebuilt { view, tables }));

@@ -5,8 +5,8 @@ use twofold_proto::{
     ids::{Epoch, PartitionId},
     links::LinkId,
     message::{
-        BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, TransactionReq,
-        TransactionState, UNDO,
+        BEGIN, COMMIT, Coordinator, IndependentWrite, Kind, Outcome, ROLLBACK, ScanReq, Status,
+        TransactionReq, TransactionState, UNDO,
     },
     time::{Duration, Time},
     wire::Writer,
@@ -370,7 +370,7 @@ impl Client {
         let (owner, sharers) = self.calls.take_owners(slot);
         let call = self.calls.get(slot);
         let is_transaction = matches!(call.work, Work::Statement(_));
-        let token = (error.code == ErrorCode::OutcomePending).then_some(call.token);
+        let token = (error.code == ErrorCode::OutcomePending).then(|| call.users_token());
         let timestamp = if is_transaction { call.timestamp } else { 0 };
         let failure = Failure { error, operation, state, token, timestamp };
         for &owner in &sharers {
@@ -464,6 +464,7 @@ impl Client {
                 let error = call.error.take().map_or_else(timeout, |error| *error);
                 self.conclude_failed(slot, error, None, aborted);
             }
+            (Stage::Held(_), Work::Question) => self.tell_question(slot, Status::Pending),
             (Stage::AskLater(_), Work::Question) => self.conclude_failed(slot, timeout(), None, aborted),
             (_, Work::Write(_)) => self.tell_pending(slot),
             (_, Work::Statement(statement)) if call.committing && statement.writes => self.tell_pending(slot),
@@ -547,6 +548,11 @@ impl Client {
 }
 
 impl Call {
+    /// The name of its transaction, for the user who may ask what became of it.
+    pub(super) fn users_token(&self) -> TransactionToken {
+        TransactionToken { durable: self.durability == Durability::Disk, ..self.token }
+    }
+
     /// Appends the request.
     fn encode(&self, request: u32, out: &mut Vec<u8>) {
         match self.work {

@@ -1,5 +1,6 @@
 //! Durability `disk`: a commit is answered once its epoch is durable. The client waits for that, not the TC: who answers may
-//! change, and an outcome that had to be asked for waits like any other.
+//! change, and an outcome that had to be asked for waits like any other. So does an answer to a user who asks what became of
+//! such a commit.
 //!
 //! While something waits, a worker of the president's node is asked for the newest epoch of all (`DurableReq`); it tells of each
 //! that becomes durable until that one is (`DurableConf`). Any worker's answer is true for good. The president hurries for
@@ -11,7 +12,7 @@ use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Endpoint, Epoch, WorkerId},
     links::LinkId,
-    message::{Kind, Outcome, TransactionState},
+    message::{Kind, Outcome, Status, TransactionState},
     time::{Duration, Time},
     wire::{Malformed, Reader, Writer},
 };
@@ -101,6 +102,16 @@ impl Client {
                     Fate::Undone => self.learn(slot, Outcome::Aborted),
                     Fate::NotYet | Fate::Forgotten => {}
                 }
+                self.release(slot);
+            } else if call.work == Work::Question {
+                self.tell_question(
+                    slot,
+                    match fate {
+                        Fate::Durable => Status::Decided(Outcome::Committed(epoch)),
+                        Fate::Undone => Status::Decided(Outcome::Aborted),
+                        Fate::NotYet | Fate::Forgotten => Status::Finished,
+                    },
+                );
                 self.release(slot);
             } else if matches!(fate, Fate::Durable) {
                 self.tell_held(slot, epoch, results);

@@ -9,7 +9,7 @@ use twofold_proto::{
     wire::Malformed,
 };
 
-use crate::request::{Answer, TransactionToken};
+use crate::request::{Answer, Results, TransactionToken};
 
 use super::{
     Client,
@@ -25,8 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 impl Client {
     /// A frontend's question.
     pub(super) fn submit_question(&mut self, token: u64, question: TransactionToken) {
-        if let Some(&outcome) = self.learned.get(&question.transaction) {
-            return self.answer(token, Answer::Status(Status::Decided(outcome)));
+        let learned = self.learned.get(&question.transaction).map(|&outcome| Status::Decided(outcome));
+        if let Some(status) = learned.filter(|_| !question.durable) {
+            return self.answer(token, Answer::Status(status));
         }
         let deadline = self.deadline(None);
         let opened = self.partitions().and_then(|partitions| {
@@ -39,7 +40,10 @@ impl Client {
         match opened {
             Ok(slot) => {
                 self.calls.get_mut(slot).token = question;
-                self.launch(slot);
+                match learned {
+                    Some(status) => self.answer_question(slot, status),
+                    None => self.launch(slot),
+                }
             }
             Err(error) => self.answer_error(token, error),
         }
@@ -48,7 +52,7 @@ impl Client {
     /// Asks what became of the call's transaction.
     pub(super) fn ask(&mut self, slot: u32) {
         let &Call { token, disowned, .. } = self.calls.get(slot);
-        let TransactionToken { transaction, commit_number, coordinator, partition, epoch } = token;
+        let TransactionToken { transaction, commit_number, coordinator, partition, epoch, .. } = token;
         let id = if !disowned && self.view.contains(coordinator.endpoint.node, coordinator.incarnation) {
             self.links.to(coordinator.endpoint, coordinator.incarnation).unwrap_or(LinkId::NONE)
         } else {
@@ -117,14 +121,29 @@ impl Client {
         if status == Status::AskElsewhere {
             return self.set_stage(slot, Stage::AskLater(self.now + ASK_EVERY));
         }
-        let call = self.calls.get_mut(slot);
-        let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
-        let learned = self.learned.get(&call.token.transaction).copied();
-        let status = learned.map_or(status, Status::Decided);
+        let learned = self.learned.get(&self.calls.get(slot).token.transaction).copied();
+        self.answer_question(slot, learned.map_or(status, Status::Decided));
+    }
+
+    /// Answers a frontend's question, or has it wait for the disks.
+    fn answer_question(&mut self, slot: u32, status: Status) {
+        match status {
+            Status::Decided(Outcome::Committed(epoch)) if self.calls.get(slot).token.durable => {
+                self.hold(slot, epoch, Results::new(0));
+            }
+            _ => {
+                self.tell_question(slot, status);
+                self.release(slot);
+            }
+        }
+    }
+
+    /// Tells whoever asked; from then on nobody owns the call.
+    pub(super) fn tell_question(&mut self, slot: u32, status: Status) {
+        let owner = std::mem::replace(&mut self.calls.get_mut(slot).owner, Owner::Nobody);
         if let Owner::Request(token) = owner {
             self.answer(token, Answer::Status(status));
         }
-        self.release(slot);
     }
 
     /// A commit is found to have succeeded; its results are lost.

@@ -527,7 +527,8 @@ impl Client {
         let call = self.calls.get_mut(slot);
         let owner = std::mem::replace(&mut call.owner, Owner::Nobody);
         // What only read leaves nothing to ask for.
-        let (timestamp, transaction) = (call.timestamp, (call.committing && writes).then_some(call.token));
+        let (timestamp, transaction) =
+            (call.timestamp, (call.committing && writes).then(|| call.users_token()));
         self.release(slot);
         if let Owner::Request(token) = owner {
             self.answer(token, Answer::Statement { state, epoch, token: transaction, timestamp, results });

@@ -16,7 +16,7 @@ use crate::notice::Notice;
 
 /// After this it is the register that is behind. Before it this node may be one that leads no more and does not know
 /// yet; Raft tells it sooner.
-const CERTAIN: Duration = Duration::from_secs(2);
+pub(super) const CERTAIN: Duration = Duration::from_secs(2);
 
 /// Since when the register has been known to be behind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

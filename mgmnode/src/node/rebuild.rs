@@ -14,7 +14,7 @@ use twofold_proto::{
     wire::Malformed,
 };
 
-use super::{AdminReply, Effect, ManagementNode};
+use super::{AdminReply, Effect, ManagementNode, guard::CERTAIN};
 use crate::{register::Command, status::nodes};
 
 /// How long data nodes have to say what they know.
@@ -64,6 +64,10 @@ impl ManagementNode {
         }
         let fresh = |node: NodeId| self.present_life(now, node).filter(|&life| self.is_fresh(now, life));
         let ids = || config.data_nodes.iter().map(|node| node.id);
+        if !without.is_empty() && self.listening(now) < CERTAIN {
+            let text = "this leader is new: who runs may not have reported to it yet; ask again in a moment";
+            return Err(Error::new(ErrorCode::NotRebuilt, text));
+        }
         let running: Vec<NodeId> = without.iter().copied().filter(|&id| fresh(id).is_some()).collect();
         if !running.is_empty() {
             let text = format!(
@@ -85,7 +89,7 @@ impl ManagementNode {
             return Err(Error::new(ErrorCode::NotRebuilt, text));
         }
         let asked: BTreeMap<Life, Option<RegisterConf>> =
-            ids().filter_map(fresh).map(|life| (life, None)).collect();
+            ids().filter(|id| !without.contains(id)).filter_map(fresh).map(|life| (life, None)).collect();
         if asked.is_empty() {
             return Err(Error::new(ErrorCode::NotRebuilt, "no data node is left that could be asked"));
         }

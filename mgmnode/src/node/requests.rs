@@ -150,6 +150,14 @@ impl ManagementNode {
         }
     }
 
+    /// The register was rebuilt: what was agreed on may have been left out.
+    pub(super) fn fail_changes(&mut self) {
+        for change in std::mem::take(&mut self.changes) {
+            let text = "the register was rebuilt meanwhile";
+            self.answer(change.link, change.request, Err(Error::new(ErrorCode::OutcomePending, text)));
+        }
+    }
+
     /// This node has stopped leading, or begun to: what it proposed and is not agreed may or may not be some day.
     pub(super) fn fail_undecided_changes(&mut self) {
         let undecided: Vec<PendingChange> =

@@ -138,7 +138,8 @@ impl Scenario {
             scenario.lag();
         }
         scenario.mutation = Some(mutation);
-        scenario.faults += 6;
+        // A primary has to be cut off, be replaced, and go on for as long as its buddy should have waited.
+        scenario.faults += if mutation == Mutation::SkipFence { 60 } else { 6 };
         scenario
     }
 

@@ -247,6 +247,7 @@ impl Fake {
                     epoch: EPOCH,
                     coordinator: Coordinator::default(),
                     partition: PartitionId(0),
+                    durable: false,
                 };
                 answer(TransactionState::Committed, EPOCH, Some(token))
             }

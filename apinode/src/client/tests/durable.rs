@@ -1,12 +1,12 @@
 //! Durability `disk`.
 
 use twofold_proto::{
-    message::{BEGIN, COMMIT, Outcome, Status, TransactionConf, TransactionState},
+    message::{BEGIN, COMMIT, Outcome, Status, StatusConf, TransactionConf, TransactionState},
     view::Cut,
 };
 
 use super::*;
-use crate::request::{Durability, Isolation};
+use crate::request::{Durability, Isolation, TransactionToken};
 
 const ON_DISK: Options =
     Options { durability: Durability::Disk, deadline: None, hint: None, result_bytes: None };
@@ -138,5 +138,32 @@ fn at_its_deadline_it_is_pending_and_becomes_known() {
         restart(&mut net, epoch(cut));
         net.submit(2, Request::Status(failure.token.unwrap()));
         assert_eq!(net.answer(), Answer::Status(Status::Decided(outcome)));
+    }
+}
+
+#[test]
+fn who_asks_what_became_of_it_hears_that_it_is_committed_once_it_is_durable() {
+    let mut net = Net::ready(1);
+    write_in(&mut net, 1, 7);
+    assert_eq!(asked(&mut net, 11), epoch(7));
+    net.pass(5_020);
+    let Answer::Operations(results) = net.answer() else { panic!() };
+    let token = results.get(0).unwrap_err().token.unwrap();
+    assert!(token.durable);
+    // Another client has its token: it has to ask, and its TC knows of no disks.
+    let foreign = TransactionId { session: Incarnation(77), ..token.transaction };
+    let foreign = TransactionToken { transaction: foreign, ..token };
+    net.submit(2, Request::Status(foreign));
+    let request = net.one_question(11).request;
+    let status = StatusConf { request, status: Status::Decided(Outcome::Committed(epoch(7))) };
+    net.tell(worker(11), Kind::StatusConf, |out| put_control(out, &status));
+    assert_eq!(net.answers(), []);
+    net.pass(5_020);
+    assert_eq!(net.answer(), Answer::Status(Status::Pending));
+    durable(&mut net, 11, 7);
+    assert!(net.client.is_idle());
+    for token in [token, foreign] {
+        net.submit(3, Request::Status(token));
+        assert_eq!(net.answer(), Answer::Status(Status::Decided(Outcome::Committed(epoch(7)))));
     }
 }

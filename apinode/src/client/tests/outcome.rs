@@ -116,6 +116,7 @@ fn what_cannot_be_learned_in_time_is_said_to_be_pending_and_learned_later() {
         coordinator: question.coordinator,
         partition: PartitionId(0),
         epoch: Epoch::new(1, 5),
+        durable: false,
     };
     assert_eq!(token, expected);
     assert_eq!(net.client.session.mark(), 0);
@@ -180,7 +181,8 @@ fn a_frontend_may_ask_for_anybodys_transaction() {
     let transaction = TransactionId { session: Incarnation(5), number: 6 };
     let coordinator = Coordinator { endpoint: worker(11), incarnation: life(11, 1) };
     let (partition, epoch) = (PartitionId(1), Epoch(3));
-    let token = TransactionToken { transaction, commit_number: 4, coordinator, partition, epoch };
+    let token =
+        TransactionToken { transaction, commit_number: 4, coordinator, partition, epoch, durable: false };
     net.submit(1, Request::Status(token));
     let expected = StatusReq {
         request: 0,

@@ -26,7 +26,7 @@ fn lose_all(driver: &mut Driver, config: &ClusterConfig) {
         driver.start(config, node.id);
     }
     driver.until("a leader", |driver| driver.leader().is_some());
-    driver.run(200);
+    driver.run(2500);
 }
 
 fn create(driver: &mut Driver, process: usize, request: u32, name: &str) -> Result<u64, ErrorCode> {
@@ -103,6 +103,16 @@ fn all_data_nodes_are_asked_but_those_that_are_given_up() {
     // Its next life may join.
     driver.data_node(life("12c"), 1..=3);
     driver.until("it is back", |driver| newest(driver, a).contains("12c=up"));
+}
+
+#[test]
+fn a_new_leader_gives_nobody_up() {
+    let (mut driver, config, [_, b]) = lost(1);
+    driver.end(b);
+    driver.kill(1);
+    driver.start(&config, NodeId(1));
+    driver.run(1000);
+    assert!(refusal(driver.ask(1, rebuild(&[12]))).contains("this leader is new"));
 }
 
 #[test]
