@@ -2,9 +2,12 @@
 
 use std::{error::Error, fmt::Write as _};
 
-use plotters::prelude::{
-    ChartBuilder, Color, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries, Palette, Palette99,
-    PathElement, RED, RGBColor, Rectangle, SVGBackend, Text, WHITE,
+use plotters::{
+    coord::{ranged1d::ValueFormatter, types::RangedCoordf64},
+    prelude::{
+        Cartesian2d, ChartBuilder, ChartContext, Color, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries,
+        Palette, Palette99, PathElement, RED, RGBColor, Ranged, Rectangle, SVGBackend, Text, WHITE,
+    },
 };
 
 use super::{report::Report, transactions::Kind};
@@ -117,6 +120,52 @@ fn short(number: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').into()
 }
 
+/// A chart of numbers over numbers.
+type Chart<'a, 'b, X> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, RangedCoordf64>>;
+
+fn axes<X: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+    chart: &mut Chart<'_, '_, X>,
+    x: &str,
+    (y, y_label): (&str, fn(f64) -> String),
+) -> Result<(), Box<dyn Error>> {
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x)
+        .x_label_formatter(&|number| short(*number))
+        .y_label_formatter(&|number| y_label(*number))
+        .y_desc(y)
+        .label_style(FONT)
+        .draw()?;
+    Ok(())
+}
+
+fn line<X: Ranged<ValueType = f64>>(
+    chart: &mut Chart<'_, '_, X>,
+    name: &str,
+    number: usize,
+    points: impl IntoIterator<Item = (f64, f64)>,
+) -> Result<(), Box<dyn Error>> {
+    let color = Palette99::pick(number).to_rgba();
+    chart
+        .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(3)));
+    Ok(())
+}
+
+fn legend<'a, 'b: 'a, X: Ranged<ValueType = f64>>(
+    chart: &mut Chart<'a, 'b, X>,
+) -> Result<(), Box<dyn Error>> {
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.8))
+        .border_style(GREY)
+        .label_font(FONT)
+        .draw()?;
+    Ok(())
+}
+
 fn throughput(report: &Report) -> Result<String, Box<dyn Error>> {
     let timeline = &report.timeline;
     let rate = |count: u64| count as f64 / timeline.interval_s;
@@ -141,30 +190,14 @@ fn throughput(report: &Report) -> Result<String, Box<dyn Error>> {
             .x_label_area_size(40)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..length * LEGEND, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("seconds")
-            .x_label_formatter(&|seconds| short(*seconds))
-            .y_label_formatter(&|rate| grouped(*rate))
-            .y_desc("committed per second")
-            .label_style(FONT)
-            .draw()?;
+        axes(&mut chart, "seconds", ("committed per second", grouped))?;
         for (from, until) in [(0.0, timeline.from_s), (timeline.until_s, length)] {
             let corners = [(from, 0.0), (until, top)];
             chart.draw_series([Rectangle::new(corners, GREY.mix(0.12).filled())])?;
         }
-        let mut line = |name: &str, number: usize, points: Vec<(f64, f64)>| -> Result<(), Box<dyn Error>> {
-            let color = Palette99::pick(number).to_rgba();
-            chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(3)));
-            Ok(())
-        };
-        line("all", 5, points(&|counts| counts.iter().sum()))?;
+        line(&mut chart, "all", 5, points(&|counts| counts.iter().sum()))?;
         for kind in Kind::ALL {
-            line(kind.name(), kind as usize, points(&|counts| counts[kind as usize]))?;
+            line(&mut chart, kind.name(), kind as usize, points(&|counts| counts[kind as usize]))?;
         }
         for (number, event) in report.events.iter().enumerate() {
             let height = top * (0.97 - 0.06 * (number % 4) as f64);
@@ -176,12 +209,7 @@ fn throughput(report: &Report) -> Result<String, Box<dyn Error>> {
                 Text::new(format!(" {}", event.command), (event.at_s, height), FONT.into_font().color(&RED));
             chart.draw_series([label])?;
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .border_style(GREY)
-            .label_font(FONT)
-            .draw()?;
+        legend(&mut chart)?;
         area.present()?;
     }
     Ok(svg)
@@ -201,29 +229,12 @@ fn latencies(report: &Report) -> Result<String, Box<dyn Error>> {
             .x_label_area_size(40)
             .y_label_area_size(64)
             .build_cartesian_2d((least..most * (most / least).powf(LEGEND - 1.0)).log_scale(), 0.0..100.0)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("milliseconds, logarithmic")
-            .x_label_formatter(&|millis| short(*millis))
-            .y_label_formatter(&|percent| short(*percent))
-            .y_desc("% of the transactions")
-            .label_style(FONT)
-            .draw()?;
+        axes(&mut chart, "milliseconds, logarithmic", ("% of the transactions", short))?;
         for (number, kind) in report.transactions.iter().enumerate() {
-            let color = Palette99::pick(number).to_rgba();
             let points = kind.latency_distribution_us.iter().map(|&(us, percent)| (us / 1000.0, percent));
-            chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
-                .label(kind.transaction)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(3)));
+            line(&mut chart, kind.transaction, number, points)?;
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .border_style(GREY)
-            .label_font(FONT)
-            .draw()?;
+        legend(&mut chart)?;
         area.present()?;
     }
     Ok(svg)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use twofold_grpc::management::{
     GetConfigRequest, GetConfigResponse, RebuildRegisterRequest, RestartNodeRequest, ShowRequest,
     ShowResponse, StopNodeRequest, management_client::ManagementClient,
@@ -78,30 +78,30 @@ impl Client {
         }
     }
 
-    /// Has the leader stop a node.
-    pub async fn stop(&mut self, request: StopNodeRequest) -> Result<(), Failure> {
-        if let Err(status) = self.channel.stop_node(request.clone()).await {
+    /// Asks this management node, and the leader that it names if it is none.
+    async fn at_leader<T>(
+        &mut self,
+        ask: impl AsyncFn(&mut ManagementClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<(), Failure> {
+        if let Err(status) = ask(&mut self.channel).await {
             self.follow(status).await?;
-            self.channel.stop_node(request).await?;
+            ask(&mut self.channel).await?;
         }
         Ok(())
+    }
+
+    /// Has the leader stop a node.
+    pub async fn stop(&mut self, request: StopNodeRequest) -> Result<(), Failure> {
+        self.at_leader(async |node| node.stop_node(request.clone()).await).await
     }
 
     /// Has the leader rebuild the register from what the data nodes know.
     pub async fn rebuild(&mut self, request: RebuildRegisterRequest) -> Result<(), Failure> {
-        if let Err(status) = self.channel.rebuild_register(request.clone()).await {
-            self.follow(status).await?;
-            self.channel.rebuild_register(request).await?;
-        }
-        Ok(())
+        self.at_leader(async |node| node.rebuild_register(request.clone()).await).await
     }
 
     /// Has the leader start a node anew.
     pub async fn restart(&mut self, request: RestartNodeRequest) -> Result<(), Failure> {
-        if let Err(status) = self.channel.restart_node(request.clone()).await {
-            self.follow(status).await?;
-            self.channel.restart_node(request).await?;
-        }
-        Ok(())
+        self.at_leader(async |node| node.restart_node(request.clone()).await).await
     }
 }
