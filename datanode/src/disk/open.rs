@@ -100,10 +100,13 @@ impl Open {
         &self.files
     }
 
-    /// Where redo ends, and the number of a segment that was never there.
+    /// Where redo ends, and the number of a segment that was never there: what a life writes stands behind its branch, and
+    /// so behind that of each life before, even where a power cut took all segments that this one had made.
     pub(super) fn end(&self) -> (Position, u64) {
-        let next = self.segments.iter().max().map_or(0, |last| last + 1);
-        (self.chain.end.unwrap_or_default(), next)
+        let branches = self.manifest.iter().flat_map(|manifest| &manifest.branches);
+        let made = self.segments.iter().map(|last| last + 1);
+        let next = branches.map(|branch| branch.at.segment()).chain(made).max();
+        (self.chain.end.unwrap_or_default(), next.unwrap_or(0))
     }
 
     /// A number that no part had.

@@ -59,6 +59,8 @@ struct TestWorker {
 /// A node with a disk, and a store of which the workers have a share each.
 struct Tested {
     settings: Settings,
+    /// The last life that had loaded all.
+    whole: Incarnation,
     disk: Disk,
     files: Files,
     lanes: BTreeMap<Lane, VecDeque<Request>>,
@@ -90,6 +92,7 @@ impl Tested {
         };
         Tested {
             disk: Disk::new(settings.clone()),
+            whole: settings.life,
             settings,
             files: Files::default(),
             lanes: BTreeMap::new(),
@@ -164,9 +167,24 @@ impl Tested {
         self.tell(ToDisk::Restore(horizon));
         self.io_all();
         assert_eq!(self.words, [Word::Restored]);
-        let remember = ToDisk::Remember { view: Arc::default(), catalog: Arc::default() };
-        self.tell(remember);
+        self.tell(remember());
         self.io_all();
+        self.whole = self.settings.life;
+    }
+
+    /// It begins to, and the power goes.
+    fn restore_in_part(&mut self, horizon: Option<Horizon>) {
+        self.rows.clear();
+        self.tell(ToDisk::Restore(horizon));
+        let mut remembers = false;
+        for _ in 0..self.random.below(60) {
+            _ = self.io() || self.serve();
+            if !remembers && self.words == [Word::Restored] && self.random.one_in(4) {
+                remembers = true;
+                self.tell(remember());
+            }
+        }
+        self.lose_power();
     }
 
     /// A worker does what the disk has told it.
@@ -306,27 +324,37 @@ impl Tested {
         self.files.lose_power(&under_way, &mut self.random);
     }
 
-    /// All nodes went down, and come back with what is on disk.
+    /// All nodes went down, and come back with what is on disk, perhaps after they went down again while they loaded.
     fn restart(&mut self) {
-        let workers = self.random.between(1, 3) as u16;
-        let word = self.start(workers);
-        let Word::Found(found) = word else { panic!("{word:?}") };
-        let cut = found.map_or(Epoch::default(), |found| {
-            assert_eq!(found.life, Incarnation(self.settings.life.0 - 1));
-            found.complete
-        });
-        assert!(cut >= self.durable, "{cut} is there, and {} was durable", self.durable);
-        assert!(cut <= self.complete, "{cut} is there, and {} was complete", self.complete);
-        let expected = self.rows_at(cut);
-        let limit = Horizon { limit: cut, view: with_cuts(&self.cuts) };
-        self.restore((cut > Epoch::default()).then_some(limit));
-        assert_eq!(self.rows, expected, "at {cut}");
+        let cut = loop {
+            let workers = self.random.between(1, 3) as u16;
+            let word = self.start(workers);
+            let Word::Found(found) = word else { panic!("{word:?}") };
+            let cut = found.map_or(Epoch::default(), |found| {
+                assert!(found.life >= self.whole && found.life < self.settings.life);
+                found.complete
+            });
+            assert!(cut >= self.durable, "{cut} is there, and {} was durable", self.durable);
+            assert!(cut <= self.complete, "{cut} is there, and {} was complete", self.complete);
+            (self.complete, self.durable) = (cut, cut);
+            let limit = Horizon { limit: cut, view: with_cuts(&self.cuts) };
+            let horizon = (cut > Epoch::default()).then_some(limit);
+            if self.random.one_in(2) {
+                self.restore(horizon);
+                break cut;
+            }
+            self.restore_in_part(horizon);
+        };
+        assert_eq!(self.rows, self.rows_at(cut), "at {cut}");
         self.history.retain(|change| change.version.epoch <= cut);
         let restart = self.epoch.restart() + 1;
         self.cuts.push((restart, cut));
         self.epoch = Epoch::new(restart, 1);
-        (self.complete, self.durable) = (cut, cut);
     }
+}
+
+fn remember() -> ToDisk {
+    ToDisk::Remember { view: Arc::default(), catalog: Arc::default() }
 }
 
 /// Changes, epochs, checkpoints, and the power goes now and then.
