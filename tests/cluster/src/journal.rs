@@ -75,11 +75,19 @@ impl Journal {
         fs::read(&self.file).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
     }
 
+    /// Whether it has run for its time.
+    ///
+    /// # Panics
+    /// If it cannot be asked.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
     /// Waits until it has written more lines than this, as many more as it has keys; or until it has ended.
     pub fn wait_for_more(&mut self, lines: usize) {
         let wanted = lines + self.load.keys as usize;
         eventually(|| {
-            let has_ended = self.child.try_wait().expect("a child can be waited for").is_some();
+            let has_ended = self.has_ended();
             let written = self.lines();
             (!has_ended && written < wanted).then(|| format!("{} has {written} lines of {wanted}", self.name))
         });

@@ -7,6 +7,7 @@ mod dbt2;
 mod disk;
 mod failover;
 mod grpc;
+mod kills;
 mod many;
 mod metrics;
 mod network;
