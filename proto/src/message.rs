@@ -1034,6 +1034,9 @@ pub struct RegisterConf {
     pub view: View,
     /// The newest catalog.
     pub catalog: Catalog,
+    /// Whether it has ever been in a view, as far as it remembers: it is in this one, or its disk has rows of a life that was
+    /// in one. A directory that is empty or damaged remembers nothing.
+    pub took_part: bool,
     /// The config that it goes by.
     pub config: ClusterConfig,
 }

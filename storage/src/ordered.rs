@@ -329,6 +329,11 @@ impl Indexes {
         self.doomed.extend(self.tables.remove(&table).unwrap_or_default());
     }
 
+    /// Whether something that was dropped still takes memory.
+    pub fn is_freeing(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
     /// Frees so many leaves at most of what was dropped.
     pub fn free_doomed(&mut self, leaves: usize, arena: &mut Arena) {
         let mut left = leaves;

@@ -278,6 +278,15 @@ fn what_does_not_fit_is_built_only_if_it_is_public() {
     tested.store.define(&Arc::new(Schema::new(table.clone()).unwrap()));
     // So many rows at once may take more than there is.
     assert_eq!(tested.store.build_indexes(u32::MAX), BuildProgress::Full);
+    // Until what was dropped is freed, nobody knows.
+    let other = TableId(TABLE.0 + 1);
+    let image =
+        Image { table: other, schema_version: 1, tag: 1, key: b"k", row: Some((ClusterTime(0), b"row")) };
+    tested.store.apply(PartitionId(0), Version { epoch: Epoch::new(1, 1), number: 1 }, &image);
+    tested.store.drop_table(other);
+    assert_eq!(tested.store.build_indexes(u32::MAX), BuildProgress::Unfinished);
+    tested.store.free_doomed(16);
+    assert_eq!(tested.store.build_indexes(u32::MAX), BuildProgress::Full);
     assert_eq!(tested.store.build_indexes(0), BuildProgress::Unfinished);
     assert_eq!(tested.store.build_indexes(5), BuildProgress::Unfinished);
     table.indexes[0].state = IndexState::Public;

@@ -331,15 +331,16 @@ impl Store {
     }
 
     /// Enters so many rows at most into indexes that are being built. What it takes must fit beside the rows, but for indexes
-    /// that are public.
+    /// that are public; it waits for what dropped tables and indexes still take.
     pub fn build_indexes(&mut self, rows: u32) -> BuildProgress {
         let mut left = rows;
         let has_room = self.arena.has_room(BUILT_BYTES_MAX * rows as usize);
+        let is_freeing = !self.doomed.is_empty() || self.indexes.is_freeing();
         for table in self.indexes.unbuilt() {
             for index in self.indexes.of_mut(table) {
                 while let Some((partition, tag)) = index.building {
                     if !has_room && index.is_optional() {
-                        return BuildProgress::Full;
+                        return if is_freeing { BuildProgress::Unfinished } else { BuildProgress::Full };
                     }
                     if left == 0 {
                         return BuildProgress::Unfinished;

@@ -140,6 +140,11 @@ impl Node {
         effects.push(Effect::Disk(ToDisk::Restore(horizon)));
     }
 
+    /// Whether it has ever been in a view, as far as it remembers.
+    pub fn took_part(&self) -> bool {
+        self.state().is_some() || self.storage.restorable().is_some()
+    }
+
     /// What this node knows of the register, for one that is to be rebuilt.
     pub(super) fn known_register(&self) -> RegisterConf {
         let (view, catalog) = &self.storage.remembered;
@@ -148,6 +153,7 @@ impl Node {
         RegisterConf {
             view: view.clone(),
             catalog: newer.unwrap_or(catalog).clone(),
+            took_part: self.took_part(),
             config: (*self.config).clone(),
         }
     }

@@ -142,9 +142,9 @@ enum ManagementCommand {
     /// All management nodes have to run, with empty directories (or with old copies that are all the same), and all data
     /// nodes; they serve on meanwhile.
     Rebuild {
-        /// Data nodes to do without, names or ids, separated by commas. Only for nodes that are gone for good and have ended: a
-        /// change that only they knew of is lost, and so is what was committed with them alone. If they come back they copy
-        /// everything from the others.
+        /// Data nodes to do without, names or ids, separated by commas. Only for nodes that are gone for good and have ended,
+        /// or have lost their directories: a change that only they knew of is lost, and so is what was committed with them
+        /// alone. If they come back they copy everything from the others.
         #[arg(long, value_delimiter = ',', value_name = "NODE,…")]
         without: Vec<String>,
     },

@@ -1,8 +1,9 @@
 //! How a leader that has lost the register gets one from the data nodes.
 //!
-//! Whatever was agreed on and acted upon is known to a data node. So all of them are asked, but for those that people give
-//! up; the register goes on from the newest view and catalog that any of them knows, in the next generation: what somebody
-//! who was given up knows beyond that leads nowhere. See `docs/membership.md`.
+//! Whatever was agreed on and acted upon is known to a data node. So all of them are asked, and each has to remember
+//! something, but for those that people give up; the register goes on from the newest view and catalog that any of them
+//! knows, in the next generation: what somebody who was given up knows beyond that leads nowhere. See
+//! `docs/membership.md`.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,8 @@ pub(super) struct Rebuild {
     request: u64,
     deadline: Time,
     asked: BTreeMap<Life, Option<RegisterConf>>,
+    /// Who is given up. Those of them that run are asked nevertheless.
+    without: Vec<NodeId>,
 }
 
 /// The catalog that a rebuilt register goes on from: newer than any that is known.
@@ -37,11 +40,17 @@ fn rebuilt(newest: &Catalog) -> Option<Catalog> {
     Some(Catalog { version: u64::from(generation) << 48 | 1, next_table, tables: newest.tables.clone() })
 }
 
+/// The command that gives these up, too.
+fn give_up(without: &[NodeId], others: &[NodeId]) -> String {
+    let list: Vec<String> = without.iter().chain(others).map(NodeId::to_string).collect();
+    format!("`twofold mgm rebuild --without {}`", list.join(","))
+}
+
 impl ManagementNode {
-    /// Asks all data nodes but those that are given up; answered later.
+    /// Asks all data nodes; answered later.
     ///
     /// # Errors
-    /// If this node does not lead, or a data node neither reports nor is given up, or is given up and reports.
+    /// If this node does not lead, or a data node neither reports nor is given up, or is given up and heard by others.
     pub(super) fn begin_rebuild(
         &mut self,
         now: Time,
@@ -53,13 +62,8 @@ impl ManagementNode {
             return Err(self.no_leader());
         }
         let config = self.config();
-        let name = |id: NodeId| {
-            let named = nodes(config).find(|(other, ..)| *other == id);
-            named.map_or(id.to_string(), |(id, _, name)| format!("{name} ({id})"))
-        };
-        let names = |ids: &[NodeId]| ids.iter().map(|&id| name(id)).collect::<Vec<_>>().join(" and ");
         if let Some(&other) = without.iter().find(|&&id| config.data_node(id).is_none()) {
-            let text = format!("{} is no data node, only these can be given up", name(other));
+            let text = format!("{} is no data node, only these can be given up", self.names(&[other]));
             return Err(Error::new(ErrorCode::NoSuchNode, text));
         }
         let fresh = |node: NodeId| self.present_life(now, node).filter(|&life| self.is_fresh(now, life));
@@ -68,28 +72,31 @@ impl ManagementNode {
             let text = "this leader is new: who runs may not have reported to it yet; ask again in a moment";
             return Err(Error::new(ErrorCode::NotRebuilt, text));
         }
-        let running: Vec<NodeId> = without.iter().copied().filter(|&id| fresh(id).is_some()).collect();
-        if !running.is_empty() {
-            let text = format!(
-                "{} cannot be given up: it runs, and may know what nobody else does; leave it out of `--without`, or \
-                 end it first",
-                names(&running)
-            );
-            return Err(Error::new(ErrorCode::NotRebuilt, text));
-        }
         let missing: Vec<NodeId> = ids().filter(|id| !without.contains(id) && fresh(*id).is_none()).collect();
         if !missing.is_empty() {
-            let list: Vec<String> = without.iter().chain(&missing).map(NodeId::to_string).collect();
             let text = format!(
                 "nothing is heard of {}: start what can be started. If it is gone for good, and its process has \
-                 ended, give it up with what it alone may know: `twofold mgm rebuild --without {}`",
-                names(&missing),
-                list.join(",")
+                 ended, give it up with what it alone may know: {}",
+                self.names(&missing),
+                give_up(without, &missing)
             );
             return Err(Error::new(ErrorCode::NotRebuilt, text));
         }
         let asked: BTreeMap<Life, Option<RegisterConf>> =
-            ids().filter(|id| !without.contains(id)).filter_map(fresh).map(|life| (life, None)).collect();
+            ids().filter_map(fresh).map(|life| (life, None)).collect();
+        let hears =
+            |life: &Life| self.reporters.get(life).into_iter().flat_map(|reporter| &reporter.report.hears);
+        let mut heard = asked.keys().flat_map(|life| hears(life).map(|other| (life.node, *other)));
+        let runs = |life: &Life| !asked.contains_key(life) && !self.gone.contains_key(life);
+        if let Some((by, other)) = heard.find(|(_, other)| without.contains(&other.node) && runs(other)) {
+            let text = format!(
+                "{} cannot be given up: it does not report here, but {} has just heard of it; end its process first, or \
+                 see why its management node does not hear it",
+                self.names(&[other.node]),
+                self.names(&[by])
+            );
+            return Err(Error::new(ErrorCode::NotRebuilt, text));
+        }
         if asked.is_empty() {
             return Err(Error::new(ErrorCode::NotRebuilt, "no data node is left that could be asked"));
         }
@@ -100,8 +107,17 @@ impl ManagementNode {
                 link.send_control(Kind::RegisterReq, &());
             }
         }
-        self.rebuild = Some(Rebuild { request, deadline: now + PATIENCE, asked });
+        self.rebuild = Some(Rebuild { request, deadline: now + PATIENCE, asked, without: without.to_vec() });
         Ok(())
+    }
+
+    /// Nodes as people call them.
+    fn names(&self, ids: &[NodeId]) -> String {
+        let name = |id: &NodeId| {
+            let named = nodes(self.config()).find(|(other, ..)| other == id);
+            named.map_or(id.to_string(), |(id, _, name)| format!("{name} ({id})"))
+        };
+        ids.iter().map(name).collect::<Vec<_>>().join(" and ")
     }
 
     /// A data node says what it knows.
@@ -116,11 +132,10 @@ impl ManagementNode {
             return Ok(());
         };
         *answer = Some(known);
-        let answers = self.rebuild.iter().flat_map(|rebuild| rebuild.asked.iter());
-        let Some(told) = answers.map(|(life, known)| Some((life.node, known.as_ref()?))).collect() else {
-            return Ok(());
-        };
-        match self.rebuilt(told) {
+        let Some(rebuild) = &self.rebuild else { return Ok(()) };
+        let answers = rebuild.asked.iter().map(|(life, known)| Some((life.node, known.as_ref()?)));
+        let Some(told) = answers.collect() else { return Ok(()) };
+        match self.rebuilt(told, &rebuild.without) {
             Ok(command) if self.replica.propose(command.encode()) => {}
             Ok(_) => self.end_rebuild(Err(self.no_leader()), effects),
             Err(error) => self.end_rebuild(Err(error), effects),
@@ -129,7 +144,7 @@ impl ManagementNode {
     }
 
     /// What to go on from.
-    fn rebuilt(&self, told: Vec<(NodeId, &RegisterConf)>) -> Result<Command, Error> {
+    fn rebuilt(&self, told: Vec<(NodeId, &RegisterConf)>, without: &[NodeId]) -> Result<Command, Error> {
         let refused = |text: String| Err(Error::new(ErrorCode::NotRebuilt, text));
         let config = self.config();
         for (node, known) in &told {
@@ -144,20 +159,41 @@ impl ManagementNode {
                 ));
             }
         }
-        let known = || told.iter().map(|(_, known)| *known);
-        let (Some(view), Some(catalog)) = (
+        let (own_view, own_catalog) = (self.register.view().number, self.register.catalog().version);
+        let known = || told.iter().map(|(_, known)| *known).filter(|known| known.took_part);
+        let newest = (
             known().map(|known| &known.view).max_by_key(|view| view.number),
             known().map(|known| &known.catalog).max_by_key(|catalog| catalog.version),
-        ) else {
-            return refused("no data node was asked".into());
+        );
+        let (Some(view), Some(catalog)) = newest else {
+            return refused("no data node remembers anything: there is nothing to rebuild from".into());
         };
-        let (own_view, own_catalog) = (self.register.view().number, self.register.catalog().version);
         if view.number <= own_view && catalog.version <= own_catalog {
-            let text = format!(
+            return refused(format!(
                 "the management nodes know view {own_view} and catalog {own_catalog}, and no data node knows more: there \
                  is nothing to rebuild"
-            );
-            return Err(Error::new(ErrorCode::NotRebuilt, text));
+            ));
+        }
+        let given_up = |node: &NodeId| without.contains(node);
+        let who = |is: &dyn Fn(&NodeId, bool) -> bool| -> Vec<NodeId> {
+            told.iter().filter(|(node, known)| is(node, known.took_part)).map(|(node, _)| *node).collect()
+        };
+        let running = who(&|node, took_part| took_part && given_up(node));
+        if !running.is_empty() {
+            return refused(format!(
+                "{} cannot be given up: it runs, and may know what nobody else does; leave it out of `--without`, or \
+                 end it first",
+                self.names(&running)
+            ));
+        }
+        let blank = who(&|node, took_part| !took_part && !given_up(node));
+        if !blank.is_empty() {
+            return refused(format!(
+                "{} runs and remembers nothing: its directory is empty, damaged or new. If the one that it had can be put \
+                 back, do that. If not, give up what it alone may have known: {}",
+                self.names(&blank),
+                give_up(without, &blank)
+            ));
         }
         match (view.rebuilt(), rebuilt(catalog)) {
             (Some(view), Some(catalog)) => Ok(Command::Rebuild { predecessor: own_view, view, catalog }),

@@ -39,7 +39,7 @@ pub enum AdminCommand {
     },
     /// Rebuild the register from what the data nodes know.
     Rebuild {
-        /// The data nodes that are given up: they have ended, and what only they knew may be lost.
+        /// The data nodes that are given up: they have ended, or remember nothing; what only they knew may be lost.
         without: Vec<NodeId>,
     },
 }
@@ -169,18 +169,21 @@ impl ManagementNode {
         }
     }
 
-    /// As leader: proposes that an index be public, once all nodes that serve have built it, or be dropped, if one cannot.
-    /// Returns whether it did.
+    /// As leader: proposes that an index be public, once all nodes that serve have built it. If one of them has no memory for
+    /// all that are being built, the newest is dropped, and then it is seen whether the others fit. Returns whether it did.
     pub(super) fn end_build(&mut self) -> bool {
         if self.build_end_proposed {
             return false;
         }
-        let indexes = self.register.catalog().tables.iter().flat_map(|table| &table.indexes);
+        let catalog = self.register.catalog();
+        let indexes = catalog.tables.iter().flat_map(|table| &table.indexes);
         let building = indexes.filter_map(|index| match index.state {
             IndexState::Building { since } => Some((since, index.id)),
             IndexState::Public => None,
         });
-        let Some((since, index)) = building.min() else { return false };
+        let (Some((since, oldest)), Some((_, newest))) = (building.clone().min(), building.max()) else {
+            return false;
+        };
         // A node that is syncing is not `ready` before it has all indexes.
         let members = self.register.view().members.iter();
         let holders = members.filter(|member| member.state != MemberState::Syncing).map(|member| {
@@ -190,13 +193,13 @@ impl ManagementNode {
         let (mut built, mut full) = (true, false);
         for report in holders {
             built &= report.is_some_and(|report| report.indexed >= since);
-            full |= report.is_some_and(|report| report.index_full && report.catalog >= since);
+            full |= report.is_some_and(|report| report.index_full && report.catalog >= catalog.version);
         }
         if built || full {
             self.last_change += 1;
             let (node, incarnation) = (self.id, self.links.incarnation());
             let origin = Origin { node, incarnation, number: self.last_change };
-            let change = CatalogChange::EndBuild { index, built };
+            let change = CatalogChange::EndBuild { index: if built { oldest } else { newest }, built };
             self.build_end_proposed = self.replica.propose(Command::Catalog { origin, change }.encode());
         }
         self.build_end_proposed

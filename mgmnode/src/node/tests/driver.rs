@@ -39,6 +39,8 @@ pub struct Probe {
     pub known: Option<(View, Catalog)>,
     /// Whether it builds indexes.
     pub builds: bool,
+    /// Whom it does not hear.
+    pub deaf_to: Vec<Life>,
 }
 
 impl Probe {
@@ -67,7 +69,10 @@ impl Probe {
         let catalogs = catalogs.map(|(_, _, body)| control::<Catalog>(body).unwrap());
         let catalog = catalogs.max_by_key(|catalog| catalog.version).unwrap_or_default();
         let (view, catalog) = self.known.clone().unwrap_or((self.view().unwrap_or_default(), catalog));
-        RegisterConf { view, catalog, config: self.config().unwrap() }
+        let report = self.report.as_ref().unwrap();
+        let is_member = view.state(report.life.node, report.life.incarnation).is_some();
+        let took_part = is_member || report.restorable.is_some();
+        RegisterConf { view, catalog, took_part, config: self.config().unwrap() }
     }
 
     pub fn stop(&self) -> Option<StopOrd> {
@@ -91,7 +96,7 @@ impl Probe {
         report.view = view.number;
         report.catalog = catalog;
         report.indexed = if self.builds { catalog } else { report.indexed };
-        report.hears = others().map(life).collect();
+        report.hears = others().map(life).filter(|other| !self.deaf_to.contains(other)).collect();
         report.durable =
             self.owns_disk || view.member(own.node).is_none_or(|member| member.restored.is_none());
         report.copied = view.contains(own.node, own.incarnation).then_some(view.number);
@@ -188,6 +193,7 @@ impl Driver {
             owns_disk: false,
             known: None,
             builds: true,
+            deaf_to: Vec::new(),
         };
         let process = self.add(Process::Probe(Box::new(probe)));
         self.dialing.extend(ends.into_iter().map(|(link, to)| ((process, link), to)));
@@ -276,7 +282,13 @@ impl Driver {
 
     /// Ends a process.
     pub fn end(&mut self, process: usize) {
-        self.processes.remove(&process);
+        if let Some(Process::Probe(ended)) = self.processes.remove(&process) {
+            for other in self.processes.values_mut() {
+                if let Process::Probe(other) = other {
+                    other.deaf_to.push(ended.life);
+                }
+            }
+        }
         self.writes.remove(&process);
         self.dialing.retain(|(owner, _), _| *owner != process);
         let broken: Vec<(End, End)> = self

@@ -52,6 +52,25 @@ fn an_index_for_which_a_node_has_no_memory_is_dropped() {
 }
 
 #[test]
+fn of_several_indexes_that_do_not_fit_the_newest_is_dropped_first() {
+    let (mut driver, leader, [_, b]) = building();
+    let client = driver.probe(life("0b"), WorkerId(0), "local", [leader as u16]);
+    driver.run(50);
+    let index = Index::new("y", vec![1, 0]);
+    driver.change(client, 1, CatalogChange::CreateIndex { table: "t".into(), index });
+    driver.run(500);
+    let (first, second) = (IndexState::Building { since: 2 }, IndexState::Building { since: 3 });
+    assert_eq!(states(&driver, leader), [first, second]);
+    driver.probe_mut(b).report.as_mut().unwrap().index_full = true;
+    driver.until("one is dropped", |driver| states(driver, leader) != [first, second]);
+    // That there is room now it says once it has dropped that one.
+    driver.until("it knows", |driver| driver.probe_ref(b).catalog() == 4);
+    driver.probe_mut(b).report.as_mut().unwrap().index_full = false;
+    driver.run(500);
+    assert_eq!(states(&driver, leader), [first]);
+}
+
+#[test]
 fn another_leader_ends_the_build() {
     let (mut driver, leader, nodes) = building();
     driver.kill(leader as u16);

@@ -105,6 +105,51 @@ fn all_data_nodes_are_asked_but_those_that_are_given_up() {
     driver.until("it is back", |driver| newest(driver, a).contains("12c=up"));
 }
 
+/// Its directory was lost as well: what it alone knew is gone, and somebody has to say so.
+#[test]
+fn a_data_node_that_remembers_nothing_is_given_up_by_name() {
+    let (mut driver, _, [a, b]) = lost(3);
+    let leader = driver.leader().unwrap();
+    driver.end(b);
+    driver.data_node(life("12c"), 1..=3);
+    driver.run(1000);
+    let said = refusal(driver.ask(leader, rebuild(&[])));
+    assert!(
+        said.contains("data2 (12) runs and remembers nothing") && said.contains("--without 12`"),
+        "{said}"
+    );
+    assert!(
+        refusal(driver.ask(leader, rebuild(&[11, 12]))).contains("data1 (11) cannot be given up: it runs")
+    );
+    assert_eq!(driver.ask(leader, rebuild(&[12])), AdminReply::Done);
+    driver.until("it joins", |driver| newest(driver, a).contains("12c=up"));
+    // All are blank.
+    let (mut driver, _, nodes) = lost(1);
+    nodes.into_iter().for_each(|node| driver.end(node));
+    for name in ["11c", "12c"] {
+        driver.data_node(life(name), 1..=1);
+    }
+    driver.run(1000);
+    let said = refusal(driver.ask(1, rebuild(&[])));
+    assert!(said.contains("no data node remembers anything"), "{said}");
+}
+
+/// It does not get through to the management nodes, and serves on.
+#[test]
+fn who_is_heard_by_others_is_not_given_up() {
+    let (mut driver, _, [a, b]) = lost(1);
+    driver.probe_mut(b).report = None;
+    driver.run(3000);
+    let said = refusal(driver.ask(1, rebuild(&[12])));
+    assert!(
+        said.contains("data2 (12) cannot be given up: it does not report here, but data1 (11) has"),
+        "{said}"
+    );
+    driver.probe_mut(a).deaf_to.push(life("12b"));
+    driver.run(1000);
+    assert_eq!(driver.ask(1, rebuild(&[12])), AdminReply::Done);
+}
+
 #[test]
 fn a_new_leader_gives_nobody_up() {
     let (mut driver, config, [_, b]) = lost(1);

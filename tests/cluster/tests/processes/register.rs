@@ -90,9 +90,12 @@ fn a_data_node_that_is_gone_is_given_up() {
     lose(&cluster, &["mgm1"]);
     told(&cluster, 2, &["TF-5006"]);
     refused(&rebuild(&cluster, &[]), 1, &["nothing is heard of data2 (12)", "--without 12"]);
+    // Another disk, on which there is nothing, does not speak for it.
+    fs::remove_dir_all(cluster.file("data2")).expect("it has a directory");
+    cluster.command(&["restart", "data2", "--timeout", "2"]);
+    refused(&rebuild(&cluster, &[]), 1, &["data2 (12) runs and remembers nothing", "--without 12"]);
     rebuilt(&cluster, &["--without", "12"], ", 2 tables");
     journaled.verify(&cluster);
-    cluster.done(&["restart", "data2"]);
     cluster.wait();
     cluster.done(&["kill", "data1", "--host"]);
     journaled.verify(&cluster);

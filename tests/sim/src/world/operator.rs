@@ -8,7 +8,7 @@ use twofold_proto::ids::{NodeId, ViewNumber};
 use super::{
     Event, MachineId, World,
     machine::Message,
-    process::{Kind, State},
+    process::{Kind, Process, State},
 };
 
 impl World {
@@ -52,17 +52,20 @@ impl World {
         self.ask_in(300, 2000);
     }
 
-    /// Data nodes that do not run, where those who do know all that the register had: now and then nobody waits for the
-    /// former.
+    /// Data nodes that remember nothing; and those that do not run, where those who do know all that the register had: now
+    /// and then nobody waits for the latter.
     fn dispensable(&mut self, lost: ViewNumber) -> Vec<NodeId> {
         let data: Vec<usize> = self.places(Kind::Data);
         let nodes = data.iter().filter_map(|&place| self.processes[place].node_machine());
         let known = nodes.map(|node| node.view().number).max().unwrap_or_default();
-        if known < lost || !self.random.one_in(3) {
-            return Vec::new();
-        }
-        let down = data.into_iter().map(|place| &self.processes[place]);
-        down.filter(|process| process.state == State::Down).map(|process| process.node).collect()
+        let nobody_waits = known >= lost && self.random.one_in(3);
+        let is_dispensable = |process: &&Process| match process.state {
+            State::Down => nobody_waits,
+            State::Running => process.node_machine().is_some_and(|node| !node.took_part()),
+            State::Paused => false,
+        };
+        let processes = data.into_iter().map(|place| &self.processes[place]);
+        processes.filter(is_dispensable).map(|process| process.node).collect()
     }
 
     pub(super) fn hear(&mut self, reply: &AdminReply) {
