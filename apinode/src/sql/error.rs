@@ -146,6 +146,8 @@ codes! {
     LOCK_WAIT_TIMEOUT = 1205, "HY000";
     /// Columns of no table.
     NO_TABLES_USED = 1096, "HY000";
+    /// A table placed by columns that are not of its primary key.
+    PARTITION_OUTSIDE_KEY = 1503, "HY000";
     /// Wrong arguments.
     WRONG_ARGUMENTS = 1210, "HY000";
     /// The transaction was rolled back for another one; try it again.

@@ -96,13 +96,7 @@ impl Database for Server {
             session.run_text(&format!("DROP TABLE IF EXISTS {}", table.name)).await?;
             // Elsewhere it would only split a single server's tables.
             let partitioned = self.version.contains("Twofold") && table.placed_by().is_some();
-            let created = session.run_text(&table.create(partitioned)).await;
-            if partitioned && created.is_err() {
-                // A version that does not know the clause; what else is wrong, it says again.
-                session.run_text(&table.create(false)).await?;
-            } else {
-                created?;
-            }
+            session.run_text(&table.create(partitioned)).await?;
         }
         Ok(())
     }

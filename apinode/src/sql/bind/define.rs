@@ -179,17 +179,31 @@ impl Binder<'_> {
         }
         let primary_key = columns.primary_key()?;
         let indexes = columns.indexes()?;
+        let distribution_key = self.distribution_key(&columns.list, &primary_key)?;
         let table = Table {
             id: TableId(0),
             name: name.catalog(),
             version: 1,
             columns: columns.list,
-            distribution_key: primary_key.clone(),
+            distribution_key,
             primary_key,
             indexes,
         };
         table.check().map_err(|invalid| SqlError::new(codes::UNKNOWN_ERROR, invalid.0))?;
         Ok(Define::CreateTable { table, if_not_exists: create.if_not_exists })
+    }
+
+    /// The columns that place a row, in the primary key's order.
+    fn distribution_key(&self, columns: &[Column], primary_key: &[u16]) -> Result<Vec<u16>, SqlError> {
+        let named = match &self.parsed.partition_by {
+            Some(named) if !named.is_empty() => key_of(columns, named)?,
+            _ => return Ok(primary_key.to_vec()),
+        };
+        if named.iter().any(|column| !primary_key.contains(column)) {
+            let text = "A PRIMARY KEY must include all columns in the table's partitioning function";
+            return Err(SqlError::new(codes::PARTITION_OUTSIDE_KEY, text));
+        }
+        Ok(primary_key.iter().copied().filter(|column| named.contains(column)).collect())
     }
 
     /// Refuses all but columns, keys, and options that say what is so anyway.
@@ -199,7 +213,6 @@ impl Binder<'_> {
             (create.or_replace, "CREATE OR REPLACE"),
             (create.query.is_some(), "CREATE TABLE … SELECT"),
             (create.like.is_some(), "CREATE TABLE … LIKE"),
-            (create.partition_by.is_some(), "PARTITION BY"),
         ])?;
         let plain = ast::helpers::stmt_create_table::CreateTableBuilder::new(create.name.clone())
             .if_not_exists(create.if_not_exists)
@@ -624,7 +637,12 @@ pub fn show_create(name: &str, table: &Table) -> String {
         let key = index.columns.iter().map(|&column| quoted(&table.columns[usize::from(column)].name));
         lines.push(format!("  KEY {} ({})", quoted(&index.name), key.collect::<Vec<_>>().join(",")));
     }
-    let options = "ENGINE=twofold DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin";
+    let mut options = "ENGINE=twofold DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin".to_owned();
+    if table.distribution_key != table.primary_key {
+        let placing =
+            table.distribution_key.iter().map(|&column| quoted(&table.columns[usize::from(column)].name));
+        options += &format!("\nPARTITION BY KEY ({})", placing.collect::<Vec<_>>().join(","));
+    }
     format!("CREATE TABLE {} (\n{}\n) {options}", quoted(name), lines.join(",\n"))
 }
 

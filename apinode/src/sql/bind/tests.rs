@@ -16,6 +16,11 @@ fn indexed() -> Arc<Schema> {
     )
 }
 
+/// A table `w` whose rows are placed by the second column of their key.
+fn placed() -> Arc<Schema> {
+    table_of("CREATE TABLE d.w (a INT, b INT, PRIMARY KEY (a, b)) PARTITION BY KEY (b)")
+}
+
 fn table_of(text: &str) -> Arc<Schema> {
     let Ok(Statement::Define(define)) = bind_in(text, &|_| None) else { panic!("{text}") };
     let Define::CreateTable { table, .. } = *define else { panic!("{text}") };
@@ -36,6 +41,7 @@ pub(crate) fn bind(query: &str) -> Result<Statement, SqlError> {
     bind_in(query, &|name| match name {
         "d.t" => Some(table()),
         "d.u" => Some(indexed()),
+        "d.w" => Some(placed()),
         _ => None,
     })
 }
@@ -196,6 +202,26 @@ fn a_table_shows_how_it_was_made() {
     let Ok(Statement::Define(again)) = bind(&shown) else { panic!("{shown}") };
     let Define::CreateTable { table: again, .. } = *again else { panic!("{shown}") };
     assert_eq!((&again.columns, &again.primary_key), (&table().columns, &table().primary_key));
+}
+
+#[test]
+fn rows_are_placed_by_columns_of_the_primary_key() {
+    let shown = show_create("w", &placed());
+    assert!(shown.ends_with("\nPARTITION BY KEY (`b`)"), "{shown}");
+    let made = |by: &str| {
+        let text = format!("CREATE TABLE x (a INT, b INT, c INT, PRIMARY KEY (a, b)) PARTITION BY KEY {by}");
+        bind(&text).map(|bound| match bound {
+            Statement::Define(define) => match *define {
+                Define::CreateTable { table, .. } => table.distribution_key,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        })
+    };
+    let error = |by: &str| made(by).unwrap_err().number();
+    assert_eq!((made("()"), made("(b, A)"), made("(b)")), (Ok(vec![0, 1]), Ok(vec![0, 1]), Ok(vec![1])));
+    assert_eq!((error("(c)"), error("(x)"), error("(a, a)")), (1503, 1072, 1060));
+    assert_eq!(refused("CREATE TABLE x (a INT PRIMARY KEY) PARTITION BY RANGE (a)"), "PARTITION BY RANGE");
 }
 
 #[test]

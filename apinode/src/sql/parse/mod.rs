@@ -68,6 +68,8 @@ pub struct Parsed {
     placeholders: Vec<Location>,
     /// The texts of what it selects.
     pub items: Vec<String>,
+    /// The columns by which a new table's rows are placed, where it says so; none: all of the primary key.
+    pub partition_by: Option<Vec<String>>,
 }
 
 impl Parsed {
@@ -109,6 +111,7 @@ pub fn parse(text: &str) -> Result<Parsed, SqlError> {
     if first == "alter" {
         known_keys(&mut tokens);
     }
+    let partition_by = if first == "create" { take_partitioning(&mut tokens)? } else { None };
     check_queries(&tokens)?;
     let placeholders: Vec<Location> = tokens
         .iter()
@@ -127,7 +130,7 @@ pub fn parse(text: &str) -> Result<Parsed, SqlError> {
         let text = format!("Expected: end of statement, found: {}{}", next.token, next.span.start);
         return Err(syntax(ParserError::ParserError(text)));
     }
-    Ok(Parsed { statement, placeholders, items })
+    Ok(Parsed { statement, placeholders, items, partition_by })
 }
 
 /// `DROP KEY` is `DROP INDEX`, which the parser knows.
@@ -143,6 +146,60 @@ fn known_keys(tokens: &mut [TokenWithSpan]) {
         }
         after_drop = matches!(&token.token, Token::Word(word) if word.keyword == Keyword::DROP);
     }
+}
+
+/// Takes out `PARTITION BY KEY (a, b)` at the end of a CREATE TABLE, which the parser does not know; the columns.
+fn take_partitioning(tokens: &mut Vec<TokenWithSpan>) -> Result<Option<Vec<String>>, SqlError> {
+    let mut depth = 0usize;
+    let visible: Vec<usize> = (0..tokens.len())
+        .filter(|&at| !matches!(tokens[at].token, Token::Whitespace(_) | Token::EOF))
+        .collect();
+    let is = |place: usize, keyword: Keyword| {
+        let token = visible.get(place).map(|&at| &tokens[at].token);
+        matches!(token, Some(Token::Word(word)) if word.quote_style.is_none() && word.keyword == keyword)
+    };
+    let begin = (0..visible.len()).find(|&place| {
+        match tokens[visible[place]].token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && is(place, Keyword::PARTITION) && is(place + 1, Keyword::BY)
+    });
+    let Some(begin) = begin else { return Ok(None) };
+    let mut rest = visible[begin + 2..].iter().map(|&at| &tokens[at].token);
+    let method = rest.next().map(Token::to_string).unwrap_or_default();
+    if !method.eq_ignore_ascii_case("key") {
+        return Err(SqlError::not_supported(format_args!("PARTITION BY {}", method.to_uppercase())));
+    }
+    let wanted = |what: &str, found: Option<&Token>| {
+        let found = found.map_or("end of statement".to_owned(), Token::to_string);
+        let text = format!("You have an error in your SQL syntax: Expected: {what}, found: {found}");
+        SqlError::new(codes::SYNTAX, text)
+    };
+    match rest.next() {
+        Some(Token::LParen) => {}
+        other => return Err(wanted("( after PARTITION BY KEY", other)),
+    }
+    let mut columns = Vec::new();
+    loop {
+        match rest.next() {
+            Some(Token::RParen) if columns.is_empty() => break,
+            Some(Token::Word(word)) => columns.push(word.value.clone()),
+            other => return Err(wanted("a column to partition by", other)),
+        }
+        match rest.next() {
+            Some(Token::RParen) => break,
+            Some(Token::Comma) => {}
+            other => return Err(wanted(", or )", other)),
+        }
+    }
+    if let Some(more) = rest.next() {
+        return Err(SqlError::not_supported(format_args!("{more} after PARTITION BY KEY")));
+    }
+    let (from, to) = (visible[begin], visible[visible.len() - 1]);
+    tokens.drain(from..=to);
+    Ok(Some(columns))
 }
 
 /// `a MOD b` is `a % b`, which the parser knows.
@@ -274,6 +331,21 @@ mod tests {
             parse("CREATE  USER x").unwrap_err().text,
             "This version of Twofold doesn't yet support 'CREATE USER'"
         );
+    }
+
+    #[test]
+    fn what_places_rows_is_taken_out() {
+        let columns = |text: &str| parse(text).map(|parsed| parsed.partition_by);
+        let by = |text: &str| columns(&format!("CREATE TABLE t (a INT, b INT, PRIMARY KEY (a, b)) {text}"));
+        assert_eq!(by(""), Ok(None));
+        assert_eq!(by("ENGINE=NDB PARTITION BY KEY (`a`, b)"), Ok(Some(vec!["a".into(), "b".into()])));
+        assert_eq!(by("partition by key ()"), Ok(Some(vec![])));
+        let number = |text: &str| by(text).unwrap_err().number();
+        assert_eq!(
+            (number("PARTITION BY HASH (a)"), number("PARTITION BY KEY (a) PARTITIONS 4")),
+            (1235, 1235)
+        );
+        assert_eq!((number("PARTITION BY KEY"), number("PARTITION BY KEY (a")), (1064, 1064));
     }
 
     #[test]

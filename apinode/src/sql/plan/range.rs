@@ -96,10 +96,14 @@ pub fn ranges(
             best = Some(found);
         }
     }
-    if let Some(best) = &mut best {
-        best.hash = distribution(table, filter, context)?;
+    let hash = distribution(table, filter, context)?;
+    if let (None, Some(_)) = (&best, hash)
+        && let Some(whole) = table.schema.indexes.iter().position(|index| index.columns.is_empty())
+    {
+        // One partition is looked at instead of all.
+        best = Some(of_index(table, whole, filter, wish, context)?);
     }
-    Ok(best)
+    Ok(best.map(|best| Ranges { hash, ..best }))
 }
 
 /// The columns by which an index is ordered.

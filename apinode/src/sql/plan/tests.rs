@@ -181,6 +181,9 @@ fn golden_plans_by_index() {
         ("SELECT MAX(b) FROM u WHERE a = 1", "ab descending [0180000001..0180000002]"),
         ("SELECT MAX(a), MIN(a) FROM u", "scan"),
         ("SELECT MIN(id) FROM u GROUP BY a", "scan"),
+        ("SELECT * FROM w WHERE b = 1", "PRIMARY in one partition [..]"),
+        ("SELECT * FROM w WHERE b = 1 AND a > 2", "PRIMARY in one partition [80000003..]"),
+        ("SELECT * FROM w WHERE b IN (1, 2)", "scan"),
         ("DELETE FROM u WHERE a = 1", "ab [0180000001..0180000002]"),
         ("UPDATE u SET b = 1 WHERE id < 3", "PRIMARY [..80000003]"),
     ];
