@@ -37,6 +37,8 @@ pub enum Mutation {
     ScanUnderAnyView,
     /// An update leaves a row's entries in indexes as they are.
     SkipIndexAtUpdate,
+    /// What a row had in a unique index stays there when it changes or goes.
+    ForgetOldEntries,
     /// An index is asked before all rows are in it.
     AskUnbuiltIndex,
     /// What confirms a write set counts for another partition's with an equal number, which has got its slot.
@@ -72,6 +74,7 @@ impl Mutation {
         Mutation::ReadThroughPrepared,
         Mutation::ScanUnderAnyView,
         Mutation::SkipIndexAtUpdate,
+        Mutation::ForgetOldEntries,
         Mutation::AskUnbuiltIndex,
         Mutation::ConfirmBySlotAlone,
         Mutation::DurableBeforeFlush,

@@ -265,9 +265,7 @@ impl Register {
     fn create(&mut self, table: Table) -> Result<u64, Error> {
         let id = TableId(self.catalog.next_table.max(1));
         let mut table = Table { id, version: 1, ..table };
-        for (index, number) in table.indexes.iter_mut().zip(id.0 + 1..) {
-            index.id = IndexId(number);
-        }
+        let next = table.indexes.iter_mut().fold(id.0 + 1, number_index);
         check(&table)?;
         if self.catalog.table(&table.name).is_some() {
             return Err(Error::new(
@@ -281,11 +279,11 @@ impl Register {
                 format!("there are {TABLES_MAX} tables, as many as can be"),
             ));
         }
-        let (name, indexes) = (table.name.clone(), table.indexes.len());
+        let name = table.name.clone();
         // Ids ascend, so the newest is the last.
         self.catalog.tables.push(table);
         self.check_size(&format!("table `{name}`")).inspect_err(|_| drop(self.catalog.tables.pop()))?;
-        self.catalog.next_table = id.0 + 1 + indexes as u32;
+        self.catalog.next_table = next;
         Ok(self.changed())
     }
 
@@ -317,6 +315,10 @@ impl Register {
         if changed.index_named(&index.name).is_some() {
             let text = format!("table `{table}` has an index `{}` already", index.name);
             return Err(Error::new(ErrorCode::IndexExists, text));
+        }
+        if index.is_unique() {
+            let text = format!("index `{}`: a unique index comes with its table", index.name);
+            return Err(Error::new(ErrorCode::NotSupported, text));
         }
         let id = IndexId(self.catalog.next_table);
         let what = format!("index `{}`", index.name);
@@ -361,6 +363,18 @@ impl Register {
         let place = self.place(name)?;
         self.catalog.tables.remove(place);
         Ok(self.changed())
+    }
+}
+
+/// Numbers an index, and the table of its entries, from this number on; the next one.
+fn number_index(number: u32, index: &mut Index) -> u32 {
+    index.id = IndexId(number);
+    match &mut index.entries {
+        Some(entries) => {
+            *entries = TableId(number + 1);
+            number + 2
+        }
+        None => number + 1,
     }
 }
 

@@ -87,6 +87,8 @@ codes! {
     IndexExists = 1015, Permanent, "use another name, or drop the index first";
     /// An index that the table does not have.
     NoSuchIndex = 1016, Permanent, "correct the index's name";
+    /// Another row has the same values in a unique index.
+    DuplicateEntry = 1017, Permanent, "use other values";
 
     /// An older transaction needed its locks.
     Deadlock = 2001, Temporary, "try the transaction again";

@@ -42,7 +42,7 @@ pub fn encode_entry(
 }
 
 /// Appends a value that the column has given, or has taken.
-fn encode_column(column: &Column, value: &ValueRef<'_>, out: &mut Vec<u8>) {
+pub(crate) fn encode_column(column: &Column, value: &ValueRef<'_>, out: &mut Vec<u8>) {
     if column.nullable {
         out.push(if value.is_null() { NULL } else { NOT_NULL });
     }

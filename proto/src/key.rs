@@ -211,14 +211,7 @@ impl<'a> KeyReader<'a> {
             return decode_fixed(column_type, bytes);
         }
         let bytes = if last { Cow::Borrowed(bytes) } else { unescape(bytes) };
-        if column_type.family() == Family::Binary {
-            return Ok(ValueRef::Binary(bytes));
-        }
-        let not_text = Malformed("key: text is not UTF-8");
-        Ok(ValueRef::Text(match bytes {
-            Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| not_text)?),
-            Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| not_text)?),
-        }))
+        decode_bytes(column_type, bytes)
     }
 }
 
@@ -236,13 +229,41 @@ impl<'a> Iterator for KeyReader<'a> {
     }
 }
 
+/// The value of a column that stands escaped at the beginning, and what is behind it.
+pub(crate) fn split_value(column_type: ColumnType, bytes: &[u8]) -> Result<(ValueRef<'_>, &[u8]), Malformed> {
+    let length = column_type.width().map_or_else(|| escaped_length(bytes), Ok)?;
+    let (value, rest) = bytes.split_at_checked(length).ok_or(BAD_KEY)?;
+    let value = match column_type.width() {
+        Some(_) => decode_fixed(column_type, value)?,
+        None => decode_bytes(column_type, unescape(value))?,
+    };
+    Ok((value, rest))
+}
+
+fn decode_bytes(column_type: ColumnType, bytes: Cow<'_, [u8]>) -> Result<ValueRef<'_>, Malformed> {
+    if column_type.family() == Family::Binary {
+        return Ok(ValueRef::Binary(bytes));
+    }
+    let not_text = Malformed("key: text is not UTF-8");
+    Ok(ValueRef::Text(match bytes {
+        Cow::Borrowed(bytes) => Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| not_text)?),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8(bytes).map_err(|_| not_text)?),
+    }))
+}
+
 fn decode_fixed<'a>(column_type: ColumnType, bytes: &[u8]) -> Result<ValueRef<'a>, Malformed> {
     let mut little_endian = [0; 8];
     let little_endian = &mut little_endian[..bytes.len()];
     little_endian.copy_from_slice(bytes);
     little_endian.reverse();
-    if column_type.family() == Family::Int {
-        little_endian[bytes.len() - 1] ^= 0x80;
+    let top = bytes.len() - 1;
+    match column_type.family() {
+        Family::Int => little_endian[top] ^= 0x80,
+        Family::F32 | Family::F64 if little_endian[top] & 0x80 == 0 => {
+            little_endian.iter_mut().for_each(|byte| *byte = !*byte);
+        }
+        Family::F32 | Family::F64 => little_endian[top] ^= 0x80,
+        _ => {}
     }
     column_type.read_fixed(little_endian)
 }

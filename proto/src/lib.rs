@@ -21,6 +21,7 @@ pub mod result;
 pub mod row;
 pub mod schema;
 pub mod time;
+pub mod unique;
 pub mod value;
 pub mod view;
 pub mod wire;

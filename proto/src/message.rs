@@ -3,6 +3,8 @@
 //! Those of the hot path are laid out by hand; the rest is bincode. The doc of each says who sends it to whom. What
 //! they mean together is in `docs/transactions.md` and `docs/membership.md`.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -15,6 +17,7 @@ use crate::{
     link::Link,
     schema::{Index, Table},
     time::ClusterTime,
+    unique::entries_table,
     view::View,
     wire::{Malformed, Reader, Writer},
 };
@@ -241,6 +244,8 @@ pub const SERIALIZABLE: u8 = 4;
 pub const UNDO: u8 = 8;
 /// [`TransactionReq`] flag: the transaction begins here.
 pub const BEGIN: u8 = 16;
+/// [`ExecuteReq`] flag: what an operation refuses stands in its result, as that of an independent write, and is no error.
+pub const ALONE: u8 = 32;
 
 /// A statement of a transaction, or all of it. `operations` encoded operations follow (`crate::operation`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -454,7 +459,7 @@ pub struct ExecuteReq {
     pub timestamp: u64,
     /// The statement.
     pub statement: u32,
-    /// [`SERIALIZABLE`] or 0.
+    /// [`SERIALIZABLE`], [`ALONE`].
     pub flags: u8,
     /// How many operations follow.
     pub operations: u16,
@@ -482,7 +487,8 @@ impl ExecuteReq {
     }
 }
 
-/// The answer. `results` times a u16 index in the statement, a u32 length and the result follow.
+/// The answer. `results` times a u16 index in the statement, a u32 length and the result follow, then the entries of unique indexes
+/// that are to be changed ([`crate::unique::EntryChange`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExecuteConf {
     /// The transaction.
@@ -1021,6 +1027,14 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// All tables of which there are rows: those of unique indexes' entries, too.
+    pub fn stored(&self) -> impl Iterator<Item = Cow<'_, Table>> {
+        self.tables.iter().flat_map(|table| {
+            let entries = table.indexes.iter().filter_map(entries_table);
+            std::iter::once(Cow::Borrowed(table)).chain(entries.map(Cow::Owned))
+        })
+    }
+
     /// The table of this name.
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|table| table.name == name)

@@ -315,7 +315,7 @@ pub struct Table {
     pub indexes: Vec<Index>,
 }
 
-/// An ordered index: it has an entry for each row, in the order of some columns and then of the primary key.
+/// An index. It is ordered: it has an entry for each row, in the order of some columns and then of the primary key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Index {
     /// Its id.
@@ -326,6 +326,8 @@ pub struct Index {
     pub columns: Vec<u16>,
     /// Whether it may be asked.
     pub state: IndexState,
+    /// Of a unique index, in which no two rows have the same values: the table of its entries ([`crate::unique`]).
+    pub entries: Option<TableId>,
 }
 
 /// Whether an index may be asked. Data nodes enter every write from the moment that they know of it, whatever its state.
@@ -343,7 +345,17 @@ pub enum IndexState {
 impl Index {
     /// An index of a table that is to be created.
     pub fn new(name: impl Into<String>, columns: Vec<u16>) -> Index {
-        Index { id: IndexId(0), name: name.into(), columns, state: IndexState::Public }
+        Index { id: IndexId(0), name: name.into(), columns, state: IndexState::Public, entries: None }
+    }
+
+    /// A unique index of a table that is to be created: no two rows have the same values in its columns, NULL apart.
+    pub fn unique(name: impl Into<String>, columns: Vec<u16>) -> Index {
+        Index { entries: Some(TableId(0)), ..Index::new(name, columns) }
+    }
+
+    /// Whether no two rows may have the same values.
+    pub fn is_unique(&self) -> bool {
+        self.entries.is_some()
     }
 
     /// Whether it may be asked.
@@ -418,6 +430,9 @@ impl Table {
             }
             if !names.insert(index.name.to_lowercase()) {
                 return fault("there is another one of this name; name one of them otherwise".to_owned());
+            }
+            if index.is_unique() && index.columns.is_empty() {
+                return fault("it is unique, and has no columns; name at least one".to_owned());
             }
             let mut bytes = 0;
             for (position, &column) in index.columns.iter().enumerate() {
@@ -586,6 +601,7 @@ pub struct Schema {
     table: Table,
     /// By ascending `since`.
     layouts: Vec<Layout>,
+    has_unique: bool,
     pub(crate) distribution: Distribution,
 }
 
@@ -599,7 +615,13 @@ impl Schema {
         let versions: BTreeSet<u32> = table.columns.iter().map(|column| column.since.max(1)).collect();
         let layouts = versions.into_iter().map(|version| Layout::new(&table, version)).collect();
         let distribution = distribution(&table);
-        Ok(Schema { table, layouts, distribution })
+        let has_unique = table.indexes.iter().any(Index::is_unique);
+        Ok(Schema { table, layouts, has_unique, distribution })
+    }
+
+    /// Whether the table has a unique index, built or not.
+    pub fn has_unique(&self) -> bool {
+        self.has_unique
     }
 
     /// The definition.

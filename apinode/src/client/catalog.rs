@@ -53,7 +53,14 @@ impl Change {
 
 /// Whether the two are the same but for what the catalog fills in.
 fn same_table(one: &Table, other: &Table) -> bool {
-    let blank = |table: &Table| Table { id: Default::default(), version: 0, ..table.clone() };
+    let blank = |table: &Table| {
+        let mut blank = Table { id: Default::default(), version: 0, ..table.clone() };
+        for index in &mut blank.indexes {
+            index.id = Default::default();
+            index.entries = index.entries.map(|_| Default::default());
+        }
+        blank
+    };
     blank(one) == blank(other)
 }
 

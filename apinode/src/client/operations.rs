@@ -447,7 +447,7 @@ impl Client {
     /// Whether all that the call uses is of the newest catalog that is known here.
     pub(super) fn fits_catalog(&self, call: &Call) -> bool {
         let fits = |id: TableId, version: u32| {
-            self.catalog.tables.iter().any(|table| table.id == id && table.version == version)
+            self.catalog.stored().any(|table| table.id == id && table.version == version)
         };
         let count = match call.work {
             Work::Scan { table, schema_version, .. } => return fits(table, schema_version),

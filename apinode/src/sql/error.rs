@@ -241,6 +241,18 @@ impl SqlError {
         SqlError { code, text: text.into() }
     }
 
+    /// A row with this key is there already.
+    pub fn duplicate_entry(values: &str, table: &str, key: &str) -> SqlError {
+        SqlError::new(codes::DUPLICATE_KEY, format!("Duplicate entry '{values}' for key '{table}.{key}'"))
+    }
+
+    /// Likewise, of a unique index; `values` as [`twofold_proto::unique::entry_text`] has them.
+    pub fn duplicate_values(values: &str, table: &str, key: &str) -> SqlError {
+        let inner = values.strip_prefix('(').and_then(|values| values.strip_suffix(')')).unwrap_or(values);
+        let values: Vec<&str> = inner.split(", ").map(|value| value.trim_matches('"')).collect();
+        SqlError::duplicate_entry(&values.join("-"), table, key)
+    }
+
     /// This version does not do that.
     pub fn not_supported(what: impl fmt::Display) -> SqlError {
         SqlError::new(codes::NOT_SUPPORTED, format!("This version of Twofold doesn't yet support '{what}'"))
@@ -274,6 +286,7 @@ impl From<Error> for SqlError {
             TooLarge => codes::TRANSACTION_TOO_LARGE,
             RowTooLarge => codes::ROW_TOO_LARGE,
             KeyTooLarge => codes::KEY_TOO_LONG,
+            DuplicateEntry => codes::DUPLICATE_KEY,
             BadColumn => codes::UNKNOWN_COLUMN,
             BadValue => codes::WRONG_VALUE_FOR_COLUMN,
             TableExists => codes::TABLE_EXISTS,
@@ -288,8 +301,21 @@ impl From<Error> for SqlError {
             BadTable | NoSuchRow | ConditionFalse | BadConfig | JoinRefused | LastOfGroup | NoSuchNode
             | RegisterLost | NotRunning | NotRebuilt => codes::UNKNOWN_ERROR,
         };
+        if error.code == DuplicateEntry
+            && let Some(told) = in_own_words(&error.text)
+        {
+            return told;
+        }
         SqlError::new(code, error.to_string())
     }
+}
+
+/// The table, the index and the values in what data nodes say of a duplicate, in MySQL's words.
+fn in_own_words(text: &str) -> Option<SqlError> {
+    let (table, rest) = text.strip_prefix("table `")?.split_once("`, unique index `")?;
+    let (index, rest) = rest.split_once("`: another row has ")?;
+    let table = table.split_once('.').map_or(table, |(_, table)| table);
+    Some(SqlError::duplicate_values(rest.strip_suffix(" already")?, table, index))
 }
 
 #[cfg(test)]
@@ -301,6 +327,9 @@ mod tests {
         let number = |code| SqlError::from(Error::new(code, "x")).number();
         assert_eq!([ErrorCode::Deadlock, ErrorCode::PrimaryChanged].map(number), [1213, 1213]);
         assert_eq!([ErrorCode::LockWaitTimeout, ErrorCode::TableFull].map(number), [1205, 1114]);
+        let text = "table `d.t`, unique index `i`: another row has (5, \"x\") already";
+        let error = SqlError::from(Error::new(ErrorCode::DuplicateEntry, text));
+        assert_eq!((error.number(), &*error.text), (1062, "Duplicate entry '5-x' for key 't.i'"));
         for &code in ErrorCode::ALL {
             let error = SqlError::from(Error::new(code, "x"));
             assert!(error.code.state.len() == 5 && error.text.starts_with("TF-"), "{error}");

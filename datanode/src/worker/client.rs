@@ -8,7 +8,7 @@ use twofold_proto::{
     limits::CLIENT_LINK_BYTES_MAX,
     link::Link,
     links::LinkId,
-    message::{self, IndependentWrite, Kind, Outcome},
+    message::{self, BEGIN, COMMIT, IndependentWrite, Kind, Outcome, TransactionReq},
     operation::{LockMode, OperationKind, OperationRef},
     view::View,
     wire::{Malformed, Reader, Writer},
@@ -286,6 +286,19 @@ impl Worker {
             self.refuse_operation(client, request, &error);
             return Ok(());
         }
+        if self.schemas.get(&operation.table).is_some_and(|schema| schema.has_unique()) {
+            // Entries of unique indexes are elsewhere.
+            let write = TransactionReq {
+                request,
+                flags: BEGIN | COMMIT,
+                number,
+                timestamp,
+                commit_number,
+                statement: 1,
+                operations: 1,
+            };
+            return self.coordinate_write(client, &write, bytes);
+        }
         let slot = self.begin_local(id, timestamp, Origin::Independent { client, request, commit_number });
         self.locals.get_mut(slot).expect("just begun").count_operation(partition);
         self.execute_independent(slot, bytes);
@@ -364,7 +377,7 @@ impl Worker {
         }
     }
 
-    fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
+    pub(super) fn answer_operation(&mut self, client: LinkId, request: u32, result: &[u8]) {
         if let Some(link) = self.client_link(client) {
             link.send(Kind::OperationConf as u8, 0, |out| {
                 out.put_u32(request);

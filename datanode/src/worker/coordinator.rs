@@ -8,20 +8,22 @@ use twofold_proto::{
     limits::{REQUEST_OPERATIONS_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
-        BEGIN, COMMIT, DecideConf, DecideReq, ExecuteConf, ExecuteRef, ExecuteReq, Kind, Outcome,
+        ALONE, BEGIN, COMMIT, DecideConf, DecideReq, ExecuteConf, ExecuteRef, ExecuteReq, Kind, Outcome,
         Participant, PrepareConf, PrepareRef, PrepareReq, ROLLBACK, SERIALIZABLE, TransactionConf,
         TransactionRef, TransactionReq, TransactionState, UNDO, UndoOrd, WoundOrd, WriteSetHeader,
         put_control,
     },
     operation::OperationRef,
+    result::ResultCode,
     time::{Duration, Time},
     wire::{Malformed, Reader, Writer},
 };
 
 use super::{
     Peer, Task, Worker,
+    entries::Entries,
     local::Origin,
-    query::{lock_mode, parse_results, results_too_large},
+    query::{Results, lock_mode, parse_result, results_too_large},
 };
 
 /// A participant, as its TC sees it.
@@ -49,10 +51,10 @@ enum Stage {
 
 /// A statement under way.
 #[derive(Debug)]
-struct Statement {
+pub(super) struct Statement {
     /// The client's request.
     request: u32,
-    number: u32,
+    pub number: u32,
     commit: bool,
     begins: bool,
     /// Workers that have not answered.
@@ -60,7 +62,10 @@ struct Statement {
     /// By operation.
     results: Vec<Option<Vec<u8>>>,
     result_bytes: usize,
-    failure: Option<ExecuteRef>,
+    pub failure: Option<ExecuteRef>,
+    /// It is an independent write, and answered as such.
+    alone: bool,
+    pub entries: Entries,
 }
 
 /// A client that waits for a commit.
@@ -88,7 +93,7 @@ pub(super) struct Coordinated {
     parts: BTreeMap<PartitionId, Part>,
     /// Workers that ran something for it, locks or not.
     workers: BTreeSet<Endpoint>,
-    statement: Option<Statement>,
+    pub statement: Option<Statement>,
     wrote: bool,
     /// The request that asked for the commit, not answered yet.
     committing: Option<Committing>,
@@ -112,22 +117,7 @@ impl Worker {
                 self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
                 return Ok(());
             }
-            let coordinated = Coordinated {
-                client,
-                timestamp: request.timestamp,
-                serializable: request.has(SERIALIZABLE),
-                stage: Stage::Executing,
-                parts: BTreeMap::new(),
-                workers: BTreeSet::new(),
-                statement: None,
-                wrote: false,
-                committing: None,
-                commit_number: 0,
-                prepared: Epoch::default(),
-                last_used: now,
-            };
-            self.opened(client);
-            self.coordinated.insert(id, coordinated);
+            self.coordinate(client, id, &request);
         }
         let Some(coordinated) = self.coordinated.get_mut(&id) else {
             let unknown =
@@ -169,7 +159,43 @@ impl Worker {
             let coordinated = self.coordinated.get_mut(&id).expect("checked above");
             coordinated.commit_number = request.commit_number;
         }
-        self.begin_statement(id, &request, operations)
+        self.begin_statement(id, &request, operations, false)
+    }
+
+    fn coordinate(&mut self, client: LinkId, id: TransactionId, request: &TransactionReq) {
+        let coordinated = Coordinated {
+            client,
+            timestamp: request.timestamp,
+            serializable: request.has(SERIALIZABLE),
+            stage: Stage::Executing,
+            parts: BTreeMap::new(),
+            workers: BTreeSet::new(),
+            statement: None,
+            wrote: false,
+            committing: None,
+            commit_number: 0,
+            prepared: Epoch::default(),
+            last_used: self.now,
+        };
+        self.opened(client);
+        self.coordinated.insert(id, coordinated);
+    }
+
+    /// An independent write that has to change entries of unique indexes: a transaction of several participants, answered as such a
+    /// write is.
+    pub(super) fn coordinate_write(
+        &mut self,
+        client: LinkId,
+        request: &TransactionReq,
+        operation: &[u8],
+    ) -> Result<(), Malformed> {
+        let id = TransactionId { session: self.session(client), number: request.number };
+        if self.coordinated.contains_key(&id) {
+            return Err(Malformed("WriteReq: the transaction is under way"));
+        }
+        self.coordinate(client, id, request);
+        self.coordinated.get_mut(&id).expect("just begun").commit_number = request.commit_number;
+        self.begin_statement(id, request, operation, true)
     }
 
     fn begin_statement(
@@ -177,17 +203,41 @@ impl Worker {
         id: TransactionId,
         request: &TransactionReq,
         operations: &[u8],
+        alone: bool,
     ) -> Result<(), Malformed> {
-        let mut parts: BTreeMap<Endpoint, (u16, Vec<u8>)> = BTreeMap::new();
-        let mut reader = Reader::new(operations, "operations");
-        let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
         if usize::from(request.operations) > REQUEST_OPERATIONS_MAX
             || operations.len() > TRANSACTION_BYTES_MAX
         {
             return Err(Malformed("TransactionReq: too large"));
         }
+        let statement = Statement {
+            request: request.request,
+            number: request.statement,
+            commit: request.has(COMMIT),
+            begins: request.has(BEGIN),
+            waits: BTreeSet::new(),
+            results: vec![None; usize::from(request.operations)],
+            result_bytes: 0,
+            failure: None,
+            alone,
+            entries: Entries::default(),
+        };
+        self.send_operations(id, statement, request.operations, operations)
+    }
+
+    /// Sends operations of a statement to the primaries.
+    pub(super) fn send_operations(
+        &mut self,
+        id: TransactionId,
+        mut statement: Statement,
+        count: u16,
+        operations: &[u8],
+    ) -> Result<(), Malformed> {
+        let mut parts: BTreeMap<Endpoint, (u16, Vec<u8>)> = BTreeMap::new();
+        let mut reader = Reader::new(operations, "operations");
+        let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
         let mut lost = None;
-        for index in 0..request.operations {
+        for index in 0..count {
             let before = reader.rest();
             let operation = OperationRef::parse(&mut reader)?;
             let bytes = &before[..before.len() - reader.rest().len()];
@@ -215,30 +265,19 @@ impl Worker {
                 ErrorCode::NotServing,
                 format!("partition {partition} has no node that serves it"),
             );
-            self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
+            self.refuse_statement_of(client, &statement, TransactionState::Aborted, None, error);
             return Ok(());
         }
         coordinated.workers.extend(parts.keys());
-        coordinated.statement = Some(Statement {
-            request: request.request,
-            number: request.statement,
-            commit: request.has(COMMIT),
-            begins: request.has(BEGIN),
-            waits: parts.keys().copied().collect(),
-            results: vec![None; usize::from(request.operations)],
-            result_bytes: 0,
-            failure: None,
-        });
-        let (timestamp, flags) =
-            (coordinated.timestamp, if coordinated.serializable { SERIALIZABLE } else { 0 });
+        statement.waits = parts.keys().copied().collect();
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let answers_refusals = statement.alone && !statement.entries.under_way();
+        let flags = flag(coordinated.serializable, SERIALIZABLE) | flag(answers_refusals, ALONE);
+        let (timestamp, number) = (coordinated.timestamp, statement.number);
+        coordinated.statement = Some(statement);
         for (worker, (count, operations)) in parts {
-            let request = ExecuteReq {
-                transaction: id,
-                timestamp,
-                statement: request.statement,
-                flags,
-                operations: count,
-            };
+            let request =
+                ExecuteReq { transaction: id, timestamp, statement: number, flags, operations: count };
             if worker == self.own {
                 self.tasks.push_back(Task::Execute { request, operations });
             } else if let Some(link) = self.data_links.get(&worker).and_then(|&link| self.links.get_mut(link))
@@ -257,9 +296,8 @@ impl Worker {
     pub(super) fn on_execute_conf(&mut self, sender: Endpoint, body: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(body, "ExecuteConf");
         let conf = ExecuteConf::parse(&mut reader)?;
-        let results = parse_results(reader.rest())?;
-        self.on_executed(sender, conf.transaction, conf.statement, results);
-        Ok(())
+        let results = (0..conf.results).map(|_| parse_result(&mut reader)).collect::<Result<_, _>>()?;
+        self.on_executed(sender, conf.transaction, conf.statement, results, reader.rest())
     }
 
     pub(super) fn on_executed(
@@ -267,14 +305,22 @@ impl Worker {
         sender: Endpoint,
         id: TransactionId,
         number: u32,
-        results: Vec<(u16, Vec<u8>)>,
-    ) {
-        let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
+        results: Results,
+        entries: &[u8],
+    ) -> Result<(), Malformed> {
+        let Some(coordinated) = self.coordinated.get_mut(&id) else { return Ok(()) };
         let Some(statement) = coordinated.statement.as_mut().filter(|statement| statement.number == number)
         else {
-            return;
+            return Ok(());
         };
-        statement.result_bytes += results.iter().map(|(_, result)| result.len()).sum::<usize>();
+        if statement.entries.under_way() {
+            statement.waits.remove(&sender);
+            self.statement_answered(id);
+            return Ok(());
+        }
+        statement.entries.note(entries)?;
+        statement.result_bytes +=
+            entries.len() + results.iter().map(|(_, result)| result.len()).sum::<usize>();
         if statement.result_bytes > TRANSACTION_BYTES_MAX {
             statement.results.fill(None);
             statement.failure.get_or_insert_with(|| ExecuteRef {
@@ -295,11 +341,16 @@ impl Worker {
         }
         statement.waits.remove(&sender);
         self.statement_answered(id);
+        Ok(())
     }
 
     /// A worker could not run its part (`ExecuteRef`).
-    pub(super) fn on_execute_ref(&mut self, sender: Endpoint, failure: ExecuteRef) {
+    pub(super) fn on_execute_ref(&mut self, sender: Endpoint, mut failure: ExecuteRef) {
         let id = failure.transaction;
+        let statement = self.coordinated.get(&id).and_then(|coordinated| coordinated.statement.as_ref());
+        if let Some(statement) = statement.filter(|statement| statement.number == failure.statement) {
+            statement.entries.explain(&mut failure, &self.schemas);
+        }
         let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
         let statement =
             coordinated.statement.as_mut().filter(|statement| statement.number == failure.statement);
@@ -313,13 +364,14 @@ impl Worker {
     }
 
     /// Goes on if all workers have answered.
-    fn statement_answered(&mut self, id: TransactionId) {
+    pub(super) fn statement_answered(&mut self, id: TransactionId) {
         let coordinated = self.coordinated.get_mut(&id).expect("it has a statement");
-        let Some(statement) = coordinated.statement.take_if(|statement| statement.waits.is_empty()) else {
+        let Some(mut statement) = coordinated.statement.take_if(|statement| statement.waits.is_empty())
+        else {
             return;
         };
         let client = coordinated.client;
-        if let Some(failure) = statement.failure {
+        if let Some(failure) = statement.failure.take() {
             let whole = !failure.open || (statement.begins && statement.commit);
             if whole {
                 self.abandon(id);
@@ -330,17 +382,27 @@ impl Worker {
                 }
             }
             let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
-            return self.refuse_transaction(
-                client,
-                statement.request,
-                state,
-                failure.operation,
-                failure.error,
-            );
+            return self.refuse_statement_of(client, &statement, state, failure.operation, failure.error);
+        }
+        if statement.alone
+            && let Some(Some(result)) = statement.results.first()
+            && result.first() != Some(&(ResultCode::Ok as u8))
+        {
+            self.abandon(id);
+            return self.answer_operation(client, statement.request, result);
+        }
+        if statement.entries.are_to_be_changed() {
+            return self.change_entries(id, statement);
         }
         if statement.commit {
-            let Statement { request, results, .. } = statement;
-            coordinated.committing = Some(Committing::Transaction { request, results });
+            let Statement { request, mut results, alone, .. } = statement;
+            coordinated.committing = Some(match alone {
+                false => Committing::Transaction { request, results },
+                true => {
+                    let result = results.pop().flatten().unwrap_or_default();
+                    Committing::Operation { request, result }
+                }
+            });
             return self.prepare_all(id);
         }
         let conf = TransactionConf {
@@ -572,20 +634,18 @@ impl Worker {
             // The participant refuses Prepare, or has been told the decision.
             return;
         }
-        let (client, waiting) = (coordinated.client, coordinated.statement.as_ref().map(|s| s.request));
-        self.abandon(id);
-        if let Some(request) = waiting {
-            self.refuse_transaction(client, request, TransactionState::Aborted, None, error);
+        let client = coordinated.client;
+        if let Some(statement) = self.abandon(id) {
+            self.refuse_statement_of(client, &statement, TransactionState::Aborted, None, error);
         } else {
             self.failed.insert(id, (self.now, error));
         }
     }
 
-    /// Ends a transaction that is not in Prepare.
-    pub(super) fn abandon(&mut self, id: TransactionId) {
-        let Some(coordinated) = self.coordinated.get(&id) else { return };
-        if coordinated.stage != Stage::Executing {
-            return;
+    /// Ends a transaction that is not in Prepare; the statement that it was in.
+    pub(super) fn abandon(&mut self, id: TransactionId) -> Option<Statement> {
+        if self.coordinated.get(&id)?.stage != Stage::Executing {
+            return None;
         }
         self.counters.aborts += 1;
         let coordinated = self.coordinated.remove(&id).expect("just seen");
@@ -593,6 +653,7 @@ impl Worker {
         for worker in coordinated.workers {
             self.tell_worker(worker, Kind::EndOrd, &id, Task::End(self.coordinator_here(), id));
         }
+        coordinated.statement
     }
 
     fn tell_worker<T: serde::Serialize>(&mut self, worker: Endpoint, kind: Kind, value: &T, task: Task) {
@@ -670,6 +731,21 @@ impl Worker {
                 out.put_block(result.as_deref().unwrap_or(&[]));
             }
         });
+    }
+
+    /// Tells the client that a statement has failed.
+    pub(super) fn refuse_statement_of(
+        &mut self,
+        client: LinkId,
+        statement: &Statement,
+        state: TransactionState,
+        operation: Option<u16>,
+        error: Error,
+    ) {
+        match statement.alone {
+            true => self.refuse_operation(client, statement.request, &error),
+            false => self.refuse_transaction(client, statement.request, state, operation, error),
+        }
     }
 
     fn refuse_transaction(

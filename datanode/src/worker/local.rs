@@ -71,14 +71,22 @@ impl PendingWrite {
 pub(super) struct Statement {
     pub number: u32,
     pub serializable: bool,
+    /// What its operation refuses stands in the result.
+    pub alone: bool,
     /// Operations left; each after a u16 index, but for independent writes.
     pub left: u16,
     /// Results so far: u16 index, u32 length, result.
     pub results: Vec<u8>,
     pub done: u16,
+    /// What its operations do to entries of unique indexes.
+    pub entries: Option<Box<Changes>>,
     /// What it waits for, if it does: few do.
     pub waits: Option<Box<Waiting>>,
 }
+
+/// Changes of entries, encoded (`twofold_proto::unique`).
+#[derive(Debug, Default)]
+pub(super) struct Changes(pub Vec<u8>);
 
 /// A statement that waits.
 #[derive(Debug)]

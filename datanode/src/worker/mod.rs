@@ -23,6 +23,7 @@ mod ahead;
 mod client;
 mod coordinator;
 mod copy;
+mod entries;
 mod epoch;
 mod local;
 mod outcome;
@@ -165,7 +166,7 @@ enum Task {
     /// A lock was granted, or something else changed: go on with the local transaction's statement.
     Resume { slot: u32, transaction: TransactionId, lock: LockId },
     /// For the TC here: a part of a statement is done.
-    Executed { transaction: TransactionId, statement: u32, results: Vec<(u16, Vec<u8>)> },
+    Executed { transaction: TransactionId, statement: u32, results: query::Results, entries: Vec<u8> },
     /// For the TC here: a part of a statement failed.
     ExecuteFailed(message::ExecuteRef),
     /// For the TC here.
@@ -515,8 +516,9 @@ impl Worker {
                 Task::Resume { slot, transaction, lock } => {
                     self.resume(slot, transaction, local::Wait::Lock(lock))
                 }
-                Task::Executed { transaction, statement, results } => {
-                    self.on_executed(self.own, transaction, statement, results);
+                Task::Executed { transaction, statement, results, entries } => {
+                    self.on_executed(self.own, transaction, statement, results, &entries)
+                        .expect("written here");
                 }
                 Task::ExecuteFailed(failure) => self.on_execute_ref(self.own, failure),
                 Task::Wounded(wound) => self.on_wounded(wound),

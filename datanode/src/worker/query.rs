@@ -9,12 +9,15 @@ use twofold_proto::{
     limits::{LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     links::LinkId,
     message::{
-        self, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Image, Kind, SERIALIZABLE, UndoOrd, WoundOrd,
+        self, ALONE, Coordinator, ExecuteConf, ExecuteRef, ExecuteReq, Image, Kind, SERIALIZABLE, UndoOrd,
+        WoundOrd,
     },
     operation::{LockMode, OperationRef},
     result::ResultCode,
+    row::RowRef,
     schema::Schema,
     time::{ClusterTime, Duration},
+    unique::entry_changes,
     wire::{Malformed, Reader, Writer},
 };
 use twofold_storage::{
@@ -101,7 +104,8 @@ impl Worker {
             local.statement.is_none() && !local.prepared,
             "a statement in the middle of another: {local:?}"
         );
-        let serializable = request.flags & SERIALIZABLE != 0;
+        let has = |flag: u8| request.flags & flag != 0;
+        let serializable = has(SERIALIZABLE);
         let mut reader = Reader::new(operations, "operations");
         // All are counted before any runs: what the TC counted when it sent them.
         while let Ok((_, operation)) = parse_operation(&mut reader) {
@@ -112,6 +116,7 @@ impl Worker {
         local.statement = Some(Statement {
             number: request.statement,
             serializable,
+            alone: has(ALONE),
             left: request.operations,
             ..Statement::default()
         });
@@ -237,6 +242,10 @@ impl Worker {
             local.hold(lock);
         }
         let pending = lock.and_then(|lock| self.locks.pending(lock));
+        #[cfg(feature = "mutations")]
+        let forgets = self.mutated(crate::mutation::Mutation::ForgetOldEntries);
+        #[cfg(not(feature = "mutations"))]
+        let forgets = false;
         let mut new_body = std::mem::take(&mut self.scratch);
         new_body.clear();
         let local = self.locals.get_mut(slot).expect("it runs");
@@ -254,10 +263,30 @@ impl Worker {
         };
         let action = evaluate(&schema, operation, current.as_ref(), self.time, &mut new_body, &mut results);
         let is_new = current.is_none();
+        let entries = match &action {
+            Ok(action) if schema.has_unique() && *action != Action::Nothing => {
+                let live = |row: &&CurrentRow<'_>| row.is_live(self.time) && !forgets;
+                let before = current.as_ref().filter(live).map(|row| row.row);
+                entries_of(&schema, index, operation, *action, before, &new_body)
+            }
+            _ => Ok(Vec::new()),
+        };
         let length = (results.len() - start) as u32;
         results[frame + 2..start].copy_from_slice(&length.to_le_bytes());
-        local.statement.as_mut().expect("it runs").results = results;
         let independent = local.is_independent();
+        let statement = local.statement.as_mut().expect("it runs");
+        statement.results = results;
+        let answers_refusals = statement.alone || independent;
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.scratch = new_body;
+                return Err((true, error));
+            }
+        };
+        if !entries.is_empty() {
+            statement.entries.get_or_insert_default().0.extend(entries);
+        }
         let done = match (action, lock) {
             (Ok(Action::Put { .. }), Some(_))
                 if is_new && self.store.is_crowded(operation.table, partition, key.tag) =>
@@ -275,7 +304,7 @@ impl Worker {
             }
             (Ok(Action::Nothing), _) => Ok(()),
             // The answer says what is wrong.
-            (Err(_), _) if independent => Ok(()),
+            (Err(_), _) if answers_refusals => Ok(()),
             // That a row is not there is what a read was to find out.
             (Err(refusal), _) if !operation.writes() && refusal.code == ResultCode::NotFound => Ok(()),
             (Err(refusal), _) => Err((true, refusal.error(&schema, Some(operation.key)))),
@@ -467,11 +496,13 @@ impl Worker {
         match origin {
             Origin::Coordinated(coordinator) if coordinator.endpoint == self.own => {
                 let results = split_results(&statement.results);
+                let entries = statement.entries.unwrap_or_default().0;
                 self.forget_if_unlocked(slot);
                 self.tasks.push_back(Task::Executed {
                     transaction: id,
                     statement: statement.number,
                     results,
+                    entries,
                 });
             }
             Origin::Coordinated(coordinator) => {
@@ -483,9 +514,11 @@ impl Worker {
                 link.send(Kind::ExecuteConf as u8, 0, |out| {
                     conf.encode(out);
                     out.put(&statement.results);
+                    out.put(statement.entries.as_ref().map_or(&[], |entries| &entries.0));
                 });
             }
             Origin::Independent { .. } | Origin::Housekeeping => {
+                assert!(statement.entries.is_none(), "entries of unique indexes need a TC: {local:?}");
                 local.result = statement.results;
                 local.result.drain(..RESULT_FRAME);
                 self.independent_done(slot);
@@ -665,16 +698,43 @@ pub(super) fn results_too_large() -> Error {
     Error::new(ErrorCode::TooLarge, text)
 }
 
-/// Results by index, from u16 index, u32 length, result.
-fn split_results(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
-    parse_results(bytes).expect("written here")
+/// What an operation does to the entries of unique indexes, encoded.
+fn entries_of(
+    schema: &Schema,
+    index: u16,
+    operation: &OperationRef<'_>,
+    action: Action,
+    before: Option<RowRef<'_>>,
+    new_body: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let after = match action {
+        Action::Put { expiry } if expiry != ClusterTime(0) => {
+            // Entries would go at another time than their row: each worker has its own idea of the time.
+            let text = format!("table `{}` has a unique index, so its rows cannot expire", schema.name);
+            return Err(Error::new(ErrorCode::NotSupported, text));
+        }
+        Action::Put { .. } => Some(RowRef::new(schema, schema.version, operation.key, new_body)?),
+        _ => None,
+    };
+    let mut entries = Vec::new();
+    entry_changes(schema, index, before.as_ref(), after.as_ref(), &mut entries)
+        .map_err(|refusal| refusal.error(schema, Some(operation.key)))?;
+    Ok(entries)
 }
 
-pub(super) fn parse_results(bytes: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, Malformed> {
+/// Results by index.
+pub(super) type Results = Vec<(u16, Vec<u8>)>;
+
+/// From u16 index, u32 length, result.
+fn split_results(bytes: &[u8]) -> Results {
     let mut reader = Reader::new(bytes, "results");
     let mut results = Vec::new();
     while !reader.is_empty() {
-        results.push((reader.u16()?, reader.block()?.to_vec()));
+        results.push(parse_result(&mut reader).expect("written here"));
     }
-    Ok(results)
+    results
+}
+
+pub(super) fn parse_result(reader: &mut Reader<'_>) -> Result<(u16, Vec<u8>), Malformed> {
+    Ok((reader.u16()?, reader.block()?.to_vec()))
 }

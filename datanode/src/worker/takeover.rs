@@ -565,13 +565,15 @@ impl Worker {
         }
         self.catalog_version = catalog.version;
         self.next_table = catalog.next_table;
-        let known: BTreeSet<_> = catalog.tables.iter().map(|table| table.id).collect();
-        for table in &catalog.tables {
-            let known = self.schemas.get(&table.id).is_some_and(|schema| schema.table() == table);
-            if !known {
-                let schema = Arc::new(Schema::new(table.clone()).expect("the register checks tables"));
+        let mut known = BTreeSet::new();
+        for table in catalog.stored() {
+            known.insert(table.id);
+            let is_new = self.schemas.get(&table.id).is_none_or(|schema| *schema.table() != *table);
+            if is_new {
+                let table = table.into_owned();
+                let schema = Arc::new(Schema::new(table).expect("the register checks tables"));
                 self.store.define(&schema);
-                self.schemas.insert(table.id, schema);
+                self.schemas.insert(schema.id, schema);
             }
         }
         let dropped: Vec<_> = self.schemas.keys().copied().filter(|id| !known.contains(id)).collect();

@@ -13,11 +13,15 @@ use twofold_proto::{
     ids::{PartitionId, TransactionId},
     index::EntryRange,
     message::{CatalogChange, Status},
+    operation::{ResultRef, ReturnedRow},
     placement::PartitionMap,
     random::Random,
+    row::{RowRef, encode_row},
     schema::{Index, Schema},
     time::{Duration, Time},
+    unique::{encode_entry_key, entries_table},
     value::Value,
+    wire::Reader,
 };
 
 use crate::{
@@ -618,6 +622,9 @@ impl Run<'_> {
                 assert_eq!((extra, missing), (None, None), "index {} of {}", index.name, table.name);
                 found = after;
             }
+            for index in &table.indexes {
+                self.check_entries(client, &schema, index);
+            }
             all.insert(table.name.clone(), found);
         }
         all
@@ -627,6 +634,56 @@ impl Run<'_> {
         let mut found = BTreeMap::new();
         for partition in 0..self.scenario.config.partitions {
             self.read_partition(client, schema, PartitionId(partition), &mut found);
+        }
+        found
+    }
+
+    /// A unique index has the entries of all rows, and no others; no two rows have the same.
+    fn check_entries(&mut self, client: usize, schema: &Schema, index: &Index) {
+        let Some(entries) = entries_table(index) else { return };
+        let entries = Schema::new(entries).expect("tables of entries make sense");
+        let found = self.read_bodies(client, &entries);
+        let mut expected = BTreeMap::new();
+        for (key, body) in self.read_bodies(client, schema) {
+            let row = RowRef::new(schema, schema.version, &key, &body).expect("rows are whole");
+            let values = index.columns.iter().map(|&column| row.get(column).expect("rows are whole"));
+            let mut entry = Vec::new();
+            if encode_entry_key(schema, index, values, &mut entry).expect("rows fit") {
+                let (_, body) =
+                    encode_row(&entries, &[entry.clone().into(), key.clone().into()]).expect("it fits");
+                let other = expected.insert(entry, body);
+                assert_eq!(other, None, "two rows have the entry of {key:?} in {}", index.name);
+            }
+        }
+        assert_eq!(found, expected, "unique index {} of {}", index.name, schema.table().name);
+    }
+
+    /// Keys and bodies of all rows.
+    fn read_bodies(&mut self, client: usize, schema: &Schema) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        for partition in 0..self.scenario.config.partitions {
+            let mut cursor = Some(0);
+            while let Some(from) = cursor {
+                let request = Request::ScanStep {
+                    table: schema.table().id,
+                    schema_version: schema.table().version,
+                    partition: PartitionId(partition),
+                    cursor: from,
+                    rows: 0,
+                    program: rows::whole(),
+                    deadline: None,
+                };
+                let answer = self.ask(client, request);
+                let Answer::Scan { cursor: next, rows } = answer else { panic!("{partition}: {answer:?}") };
+                for bytes in rows.iter() {
+                    let bytes = bytes.expect("rows are whole");
+                    let result =
+                        ResultRef::parse(&mut Reader::new(bytes, "row")).expect("workers answer results");
+                    let Some(ReturnedRow::Whole { body, .. }) = result.before else { panic!("{result:?}") };
+                    found.insert(result.head.key.expect("rows have keys").to_vec(), body.to_vec());
+                }
+                cursor = next;
+            }
         }
         found
     }

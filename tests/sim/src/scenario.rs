@@ -12,6 +12,7 @@ use crate::{
     history::Isolation,
     workload::{
         Workload, bank::Banking, expiry::Expiry, ids::Ids, lists::Lists, registers::Registers, scans::Scans,
+        uniques::Uniques,
     },
 };
 
@@ -58,6 +59,8 @@ pub enum Mix {
     Scans(u64),
     /// [`Expiry`].
     Expiry,
+    /// [`Uniques`].
+    Uniques,
 }
 
 /// A scenario.
@@ -130,6 +133,9 @@ impl Scenario {
             Mutation::ScanUnderAnyView | Mutation::SkipIndexAtUpdate | Mutation::AskUnbuiltIndex
         ) {
             scenario.mix = vec![(Mix::Scans(30), 12)];
+        }
+        if mutation == Mutation::ForgetOldEntries {
+            scenario.mix = vec![(Mix::Uniques, 12)];
         }
         if mutation == Mutation::ConfirmBySlotAlone {
             scenario.crowd(&mut random);
@@ -233,6 +239,7 @@ impl Scenario {
             Mix::Bank(accounts) => Box::new(Banking::new(users, accounts, self.impatient)),
             Mix::Ids => Box::new(Ids::new(users)),
             Mix::Scans(stable) => Box::new(Scans::new(users, stable, self.config.partitions)),
+            Mix::Uniques => Box::new(Uniques::new(users)),
             Mix::Expiry => Box::new(Expiry::new(users, CLOCKS_AHEAD)),
         }
     }
@@ -255,6 +262,7 @@ fn mix(profile: Profile, random: &mut Random) -> Vec<(Mix, usize)> {
         Mix::Ids,
         Mix::Scans(random.between(8, 30)),
         Mix::Expiry,
+        Mix::Uniques,
     ];
     if profile == Profile::Loss {
         // Of lone writes nobody is told the epoch: too many are then not known to have survived.

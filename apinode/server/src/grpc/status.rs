@@ -22,7 +22,7 @@ pub fn code(code: ErrorCode) -> Code {
             Code::InvalidArgument
         }
         NoSuchTable | NoSuchRow | NoSuchNode | NoSuchIndex => Code::NotFound,
-        TableExists | DuplicateKey | IndexExists => Code::AlreadyExists,
+        TableExists | DuplicateKey | DuplicateEntry | IndexExists => Code::AlreadyExists,
         ConditionFalse | LastOfGroup | NotRunning | RegisterLost | NotRebuilt => Code::FailedPrecondition,
         NotSupported => Code::Unimplemented,
         Deadlock | LockWaitTimeout | PrimaryChanged | NoSuchTransaction | TransactionFailed => Code::Aborted,

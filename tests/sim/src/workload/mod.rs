@@ -8,6 +8,7 @@
 //! | [`bank`] | move money under locks | the total |
 //! | [`ids`] | draw ids from a counter and store them | uniqueness |
 //! | [`scans`] | insert and delete rows that others scan | each row once |
+//! | [`uniques`] | give rows values of which a unique index has each once | index = table |
 //! | [`expiry`] | write rows that expire | none comes back |
 
 pub mod bank;
@@ -17,6 +18,7 @@ pub mod lists;
 pub mod registers;
 pub mod rows;
 pub mod scans;
+pub mod uniques;
 
 use std::collections::{BTreeMap, VecDeque};
 
