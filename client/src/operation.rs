@@ -88,7 +88,7 @@ pub struct NewTable {
     columns: Vec<Column>,
     primary_key: Vec<String>,
     distribution_key: Vec<String>,
-    indexes: Vec<(String, Vec<String>)>,
+    indexes: Vec<(String, Vec<String>, bool)>,
 }
 
 impl NewTable {
@@ -126,14 +126,25 @@ impl NewTable {
         name: impl Into<String>,
         columns: impl IntoIterator<Item = &'n str>,
     ) -> NewTable {
-        self.indexes.push((name.into(), owned(columns)));
+        self.indexes.push((name.into(), owned(columns), false));
+        self
+    }
+
+    /// Likewise with a unique one: a write that would give two rows the same values in these columns, none of them NULL, fails with
+    /// [`ErrorCode::DuplicateEntry`]. Rows of such a table cannot expire.
+    pub fn unique<'n>(
+        mut self,
+        name: impl Into<String>,
+        columns: impl IntoIterator<Item = &'n str>,
+    ) -> NewTable {
+        self.indexes.push((name.into(), owned(columns), true));
         self
     }
 
     pub(crate) fn checked(self) -> Result<schema::Table, error::Error> {
         let mut table = assemble::table(self.name, self.columns, &self.primary_key, &self.distribution_key)?;
         let bad = |text: String| error::Error::new(ErrorCode::BadTable, text);
-        for (name, columns) in self.indexes {
+        for (name, columns, unique) in self.indexes {
             let place = |key: &String| {
                 let found = table.columns.iter().position(|column| column.name.eq_ignore_ascii_case(key));
                 let missing =
@@ -141,7 +152,8 @@ impl NewTable {
                 found.map(|place| place as u16).ok_or_else(missing)
             };
             let columns = columns.iter().map(place).collect::<Result<Vec<u16>, _>>()?;
-            table.indexes.push(schema::Index::new(name, columns));
+            let index = if unique { schema::Index::unique } else { schema::Index::new };
+            table.indexes.push(index(name, columns));
         }
         table.check().map_err(|invalid| bad(invalid.0))?;
         Ok(table)

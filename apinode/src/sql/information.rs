@@ -324,12 +324,12 @@ fn column_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
     described.map(row).collect()
 }
 
-/// The keys of a table: name, columns, whether it is the primary one, kind.
+/// The keys of a table: name, columns, whether it is unique, kind.
 pub fn keys(schema: &Schema) -> Vec<(&str, &[u16], bool, &'static str)> {
     let ordered = schema.indexes.iter().any(|index| index.columns.is_empty());
     let primary = (PRIMARY, &schema.primary_key[..], true, if ordered { "BTREE" } else { "HASH" });
     let others = schema.indexes.iter().filter(|index| index.is_public() && !index.columns.is_empty());
-    let others = others.map(|index| (index.name.as_str(), &index.columns[..], false, "BTREE"));
+    let others = others.map(|index| (index.name.as_str(), &index.columns[..], index.is_unique(), "BTREE"));
     iter::once(primary).chain(others).collect()
 }
 
@@ -363,20 +363,26 @@ fn statistics_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
 }
 
 fn usage_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
-    let row = |(place, &column): (usize, &u16)| {
-        let (database, table) = (name.database.as_str(), name.table.as_str());
-        let column = schema.columns[usize::from(column)].name.as_str();
-        let mut row = ["def", database, PRIMARY, "def", database, table, column].map(Datum::from).to_vec();
-        row.push(Datum::UInt(place as u64 + 1));
-        row.extend(iter::repeat_n(Datum::Null, 4));
-        row
-    };
-    schema.primary_key.iter().enumerate().map(row).collect()
+    let rows = keys(schema).into_iter().filter(|(_, _, unique, _)| *unique).flat_map(|(key, columns, ..)| {
+        columns.iter().enumerate().map(move |(place, &column)| {
+            let (database, table) = (name.database.as_str(), name.table.as_str());
+            let column = schema.columns[usize::from(column)].name.as_str();
+            let mut row = ["def", database, key, "def", database, table, column].map(Datum::from).to_vec();
+            row.push(Datum::UInt(place as u64 + 1));
+            row.extend(iter::repeat_n(Datum::Null, 4));
+            row
+        })
+    });
+    rows.collect()
 }
 
-fn constraint_rows(name: &TableName, _: &Schema) -> Vec<Vec<Datum>> {
+fn constraint_rows(name: &TableName, schema: &Schema) -> Vec<Vec<Datum>> {
     let (database, table) = (name.database.as_str(), name.table.as_str());
-    vec![["def", database, PRIMARY, database, table, "PRIMARY KEY", "YES"].map(Datum::from).to_vec()]
+    let rows = keys(schema).into_iter().filter(|(_, _, unique, _)| *unique).map(|(key, ..)| {
+        let kind = if key == PRIMARY { "PRIMARY KEY" } else { "UNIQUE" };
+        ["def", database, key, database, table, kind, "YES"].map(Datum::from).to_vec()
+    });
+    rows.collect()
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod cancel;
 mod durable;
 mod joining;
 mod outcomes;
+mod unique;
 
 const SESSION: Incarnation = Incarnation(77);
 

@@ -65,6 +65,11 @@ impl Runner {
         let (judged, _) = judged(table, filter, context)?;
         let (way, requests) = match access(table, filter, wish, context)? {
             Access::Keys(keys) => (format!("{} by primary key", keys.len()), keys.len()),
+            Access::Unique(found) => {
+                let name = &table.schema.indexes[found.index].name;
+                let count = found.entries.len();
+                (format!("{count} by unique index {name}, then by primary key"), 2 * count)
+            }
             Access::Ranges(ranges) => by_ranges(table, &ranges),
             Access::Scan => {
                 ("scan of all partitions".into(), self.handle().tables().newest().partitions.into())

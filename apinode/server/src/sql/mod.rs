@@ -12,6 +12,7 @@ mod select;
 mod show;
 mod subquery;
 mod transaction;
+mod unique;
 mod write;
 
 use std::{

@@ -412,9 +412,7 @@ fn out_of_range(table: &BoundTable, operation: &Operation) -> SqlError {
 
 /// The key is there already.
 pub(super) fn duplicate(table: &BoundTable, key: &[u8]) -> SqlError {
-    let text =
-        format!("Duplicate entry '{}' for key '{}.PRIMARY'", rows::key_text(table, key), table.name.table);
-    SqlError::new(codes::DUPLICATE_KEY, text)
+    SqlError::duplicate_entry(&rows::key_text(table, key), &table.name.table, "PRIMARY")
 }
 
 /// A statement of these operations that has failed.

@@ -12,7 +12,7 @@ use twofold_apinode::{
         error::SqlError,
         expression::{Context, Expr},
         gather::{self, Gather},
-        plan::{Access, JoinPlan, Pushed, push, rows},
+        plan::{Access, JoinPlan, Pushed, Unique, push, rows},
         value::Datum,
         wire::result::ResultColumn,
     },
@@ -121,9 +121,11 @@ impl Runner {
         enough: Option<u64>,
         context: &Context<'_>,
     ) -> Result<Reading, SqlError> {
-        let mut reading = Reading { keys: VecDeque::new(), scan: None, columns: columns.to_vec(), lock };
+        let mut reading =
+            Reading { keys: VecDeque::new(), unique: None, scan: None, columns: columns.to_vec(), lock };
         match access {
             Access::Keys(keys) => reading.keys = keys.into(),
+            Access::Unique(found) => reading.unique = Some(found),
             access if reading.locks(self) => {
                 reading.scan = Some(self.scan(table, filter, &access, &[], None, context)?);
             }
@@ -139,6 +141,15 @@ impl Runner {
         table: &BoundTable,
     ) -> Result<Option<Vec<Vec<Datum>>>, SqlError> {
         loop {
+            if let Some(Unique { index, entries }) = &mut reading.unique {
+                let some = entries.split_off(entries.len().saturating_sub(KEYS_AT_ONCE));
+                let index = *index;
+                if entries.is_empty() {
+                    reading.unique = None;
+                }
+                let found = self.read_unique(table, index, some, &reading.columns, reading.lock).await?;
+                return Ok(Some(found.into_iter().map(|(_, row)| row).collect()));
+            }
             if !reading.keys.is_empty() {
                 let count = reading.keys.len().min(KEYS_AT_ONCE);
                 let keys: Vec<Vec<u8>> = reading.keys.drain(..count).collect();
@@ -280,6 +291,7 @@ impl Runner {
 /// Rows of a table that are being read.
 pub(super) struct Reading {
     keys: VecDeque<Vec<u8>>,
+    unique: Option<Unique>,
     scan: Option<Scan>,
     columns: Vec<u16>,
     lock: LockMode,

@@ -9,7 +9,7 @@ use twofold_apinode::{
         error::SqlError,
         expression::{Context, Expr, Level, store::store},
         gather,
-        plan::{Access, Pushed, Wish, access, interpreted, push, rows},
+        plan::{Access, Pushed, Unique, Wish, access, interpreted, push, rows},
         temporal,
         value::Datum,
         wire::result::Done,
@@ -246,7 +246,7 @@ impl Runner {
         Ok(affected)
     }
 
-    /// ON DUPLICATE KEY UPDATE by expressions that need the row that is there.
+    /// A row for which those have to be read first that are there: ON DUPLICATE KEY UPDATE by expressions, or of unique indexes.
     async fn insert_or_update(
         &mut self,
         insert: &Insert,
@@ -255,27 +255,18 @@ impl Runner {
         context: &Context<'_>,
     ) -> Result<u64, SqlError> {
         let table = &insert.table;
-        let (key, body) = rows::encode(table, values)?;
-        let all: Vec<u16> = (0..table.columns.len() as u16).collect();
-        let found = self.read(table, std::slice::from_ref(&key), &all, LockMode::Exclusive).await?;
-        let (operation, affected) = match (found.into_iter().next(), &insert.conflict) {
-            (Some((key, row)), Conflict::Update(changes)) => {
-                let new = rows::datums(table, values);
-                match changed(table, changes, &row, Some(&new), now, 1, context)? {
-                    Some(changes) => (update_of(table, key, changes)?, 2),
-                    None => return Ok(u64::from(self.found_rows)),
-                }
-            }
-            _ => {
-                let mut operation =
-                    Operation::new(OperationKind::Insert, &table.schema, key).map_err(Error::from)?;
-                operation.row = Some(body);
-                (operation, 1)
-            }
+        let (key, row) = match self.insert_among(insert, values, context).await? {
+            Ok(affected) => return Ok(affected),
+            Err(found) => found,
         };
-        let operations = [operation];
+        let Conflict::Update(changes) = &insert.conflict else { return Ok(0) };
+        let new = rows::datums(table, values);
+        let Some(changes) = changed(table, changes, &row, Some(&new), now, 1, context)? else {
+            return Ok(u64::from(self.found_rows));
+        };
+        let operations = [update_of(table, key, changes)?];
         self.in_open(&operations, End::Stay).await.map_err(|failure| failed(table, &operations, failure))?;
-        Ok(affected)
+        Ok(2)
     }
 
     pub(super) async fn update(
@@ -390,13 +381,18 @@ impl Runner {
         let width = which.table.columns.len();
         let plain = which.filter.and_then(|filter| filter.without_columns_from(width));
         let found = access(which.table, plain.as_ref(), &Wish::default(), context)?;
-        let mut scan = match &found {
-            Access::Keys(_) => None,
-            _ => Some(self.scan(which.table, plain.as_ref(), &found, &[], None, context)?),
-        };
-        let mut keys = match found {
-            Access::Keys(keys) => Some(keys),
-            _ => None,
+        let (mut scan, mut keys) = match found {
+            Access::Keys(keys) => (None, Some(keys)),
+            Access::Unique(Unique { index, entries }) => {
+                let mut keys = Vec::with_capacity(entries.len());
+                for some in entries.chunks(KEYS_AT_ONCE) {
+                    let rows =
+                        self.read_unique(which.table, index, some.to_vec(), &[], LockMode::Exclusive).await?;
+                    keys.extend(rows.into_iter().map(|(key, _)| key));
+                }
+                (None, Some(keys))
+            }
+            found => (Some(self.scan(which.table, plain.as_ref(), &found, &[], None, context)?), None),
         };
         loop {
             let more = match &mut scan {
@@ -561,6 +557,9 @@ fn update_of(
 /// The write of a new row; `None` if the row that may be there is needed first.
 fn write_of(insert: &Insert, values: &[Value], context: &Context<'_>) -> Result<Option<Operation>, SqlError> {
     let table = &insert.table;
+    if table.schema.has_unique() && insert.conflict != Conflict::Fail {
+        return Ok(None);
+    }
     let (key, body) = rows::encode(table, values)?;
     let kind = match insert.conflict {
         Conflict::Fail => OperationKind::Insert,

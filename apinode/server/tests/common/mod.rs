@@ -24,10 +24,11 @@ use twofold_proto::{
     index::encode_entry,
     key::distribution_hash,
     message::{Catalog, CatalogChange, Coordinator, Outcome, Status, TransactionState},
-    operation::{BodyRef, OperationKind, OperationRef, Refusal},
-    row::RowRef,
-    schema::Schema,
+    operation::{BodyRef, Operation, OperationKind, OperationRef, Refusal, ResultCode},
+    row::{RowRef, encode_row},
+    schema::{Index, Schema},
     time::ClusterTime,
+    unique::{EntryChange, entry_changes, entry_text},
     value::Value,
     wire::Reader,
 };
@@ -36,6 +37,8 @@ use twofold_storage::evaluate::{Action, CurrentRow, append_scanned, evaluate, ho
 /// Few, so that a scan has more than one row in a partition.
 const PARTITIONS: u16 = 4;
 const EPOCH: Epoch = Epoch::new(1, 7);
+/// The handle of an operation that is a transaction of its own.
+const ALONE: u64 = u64::MAX - 1;
 
 #[derive(Clone, Debug)]
 struct Stored {
@@ -55,6 +58,8 @@ pub struct Fake {
     commits: u64,
     /// What to put back, newest last, with the number of the statement that changed it.
     open: BTreeMap<u64, Vec<(u32, Place, Option<Stored>)>>,
+    /// What the statement under way does to entries of unique indexes, encoded.
+    entries: Vec<u8>,
     /// Errors for the requests to come.
     faults: Faults,
     handed_out: HandedOut,
@@ -74,6 +79,7 @@ impl Fake {
             rows: BTreeMap::new(),
             commits: 0,
             open: BTreeMap::new(),
+            entries: Vec::new(),
             faults: Faults::default(),
             handed_out: HandedOut::default(),
         };
@@ -166,9 +172,16 @@ impl Fake {
                 for index in &mut table.indexes {
                     self.catalog.next_table += 1;
                     index.id = IndexId(self.catalog.next_table);
+                    if let Some(entries) = &mut index.entries {
+                        self.catalog.next_table += 1;
+                        *entries = TableId(self.catalog.next_table);
+                    }
                 }
-                self.schemas.insert(table.id, Arc::new(Schema::new(table.clone()).unwrap()));
                 self.catalog.tables.push(table);
+                for table in self.catalog.stored() {
+                    let schema = || Arc::new(Schema::new(table.clone().into_owned()).unwrap());
+                    self.schemas.entry(table.id).or_insert_with(schema);
+                }
                 self.publish()
             }
             Request::Change(CatalogChange::DropTable(name)) => {
@@ -197,8 +210,17 @@ impl Fake {
         for index in 0..usize::from(operations.count) {
             self.commits += 1;
             // What a refusal says is in the result.
-            let (result, _) = self.run(&OperationRef::parse(&mut reader).unwrap(), None);
-            results.set(index, &result);
+            self.open.insert(ALONE, Vec::new());
+            let operation = OperationRef::parse(&mut reader).unwrap();
+            let (result, _) = self.run(index as u16, &operation, (ALONE, 1));
+            match self.change_entries((ALONE, 1)) {
+                Ok(()) => results.set(index, &result),
+                Err((_, error)) => {
+                    self.undo(ALONE, 0);
+                    results.fail(index, error.into());
+                }
+            }
+            self.open.remove(&ALONE);
         }
         reader.finish().unwrap();
         results
@@ -212,22 +234,21 @@ impl Fake {
         if undo {
             self.undo(handle, number);
         }
+        let whole = begin.is_some() && end == End::Commit;
         let mut results = Results::new(operations.count.into());
         let mut reader = Reader::new(&operations.bytes, "operations");
         for index in 0..usize::from(operations.count) {
             let operation = OperationRef::parse(&mut reader).unwrap();
-            let (result, refusal) = self.run(&operation, Some((handle, number)));
+            let (result, refusal) = self.run(index as u16, &operation, (handle, number));
             if let Some(refusal) = refusal.filter(|_| operation.kind != OperationKind::Read) {
-                self.undo(handle, number);
                 let error = refusal.error(&self.schemas[&operation.table], Some(operation.key));
-                let whole = begin.is_some() && end == End::Commit;
-                if whole {
-                    self.end(handle);
-                }
-                let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
-                return Answer::Failed(Failure { operation: Some(index as u16), state, ..error.into() });
+                self.entries.clear();
+                return self.statement_failed(handle, number, whole, index as u16, error);
             }
             results.set(index, &result);
+        }
+        if let Err((index, error)) = self.change_entries((handle, number)) {
+            return self.statement_failed(handle, number, whole, index, error);
         }
         let mut answer = |state, epoch, token| Answer::Statement {
             state,
@@ -259,6 +280,62 @@ impl Fake {
         }
     }
 
+    fn statement_failed(
+        &mut self,
+        handle: u64,
+        number: u32,
+        whole: bool,
+        operation: u16,
+        error: Error,
+    ) -> Answer {
+        self.undo(handle, number);
+        if whole {
+            self.end(handle);
+        }
+        let state = if whole { TransactionState::Aborted } else { TransactionState::Open };
+        Answer::Failed(Failure { operation: Some(operation), state, ..error.into() })
+    }
+
+    /// Changes the entries of unique indexes that the operations so far concern, as a TC does; else the operation and its error.
+    fn change_entries(&mut self, log: (u64, u32)) -> Result<(), (u16, Error)> {
+        let changes = std::mem::take(&mut self.entries);
+        let mut reader = Reader::new(&changes, "entries");
+        let mut net: BTreeMap<(TableId, &[u8], &[u8]), (i32, u16)> = BTreeMap::new();
+        while !reader.is_empty() {
+            let change = EntryChange::parse(&mut reader).unwrap();
+            let (count, operation) = net.entry((change.table, change.entry, change.row)).or_default();
+            *count += if change.comes { 1 } else { -1 };
+            *operation = change.operation;
+        }
+        for (kind, sign) in [(OperationKind::Delete, -1), (OperationKind::Insert, 1)] {
+            for (&(table, entry, row), &(_, index)) in net.iter().filter(|(_, (count, _))| *count == sign) {
+                let schema = self.schemas[&table].clone();
+                let values = [entry, row].map(|bytes| Value::Binary(bytes.to_vec().into()));
+                let (key, body) = encode_row(&schema, &values).unwrap();
+                let mut operation = Operation::new(kind, &schema, key).unwrap();
+                operation.row = Some(body).filter(|_| kind == OperationKind::Insert);
+                let bytes = operation.to_bytes();
+                let parsed = OperationRef::parse(&mut Reader::new(&bytes, "operation")).unwrap();
+                if let (_, Some(refusal)) = self.run(index, &parsed, log) {
+                    assert_eq!((refusal.code, kind), (ResultCode::AlreadyExists, OperationKind::Insert));
+                    let of = |index: &&Index| index.entries == Some(table);
+                    let found = self
+                        .schemas
+                        .values()
+                        .find_map(|schema| Some((schema, schema.indexes.iter().find(of)?)));
+                    let (schema, index_of) = found.unwrap();
+                    let (name, values) = (&index_of.name, entry_text(schema, index_of, entry));
+                    let text = format!(
+                        "table `{}`, unique index `{name}`: another row has {values} already",
+                        schema.name
+                    );
+                    return Err((index, Error::new(ErrorCode::DuplicateEntry, text)));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn end(&mut self, handle: u64) {
         self.undo(handle, 0);
         self.open.remove(&handle);
@@ -274,7 +351,12 @@ impl Fake {
         }
     }
 
-    fn run(&mut self, operation: &OperationRef<'_>, log: Option<(u64, u32)>) -> (Vec<u8>, Option<Refusal>) {
+    fn run(
+        &mut self,
+        index: u16,
+        operation: &OperationRef<'_>,
+        (handle, statement): (u64, u32),
+    ) -> (Vec<u8>, Option<Refusal>) {
         let place = (operation.table, operation.key.to_vec());
         let schema = self.schemas[&operation.table].clone();
         assert_eq!(distribution_hash(&schema, operation.key).unwrap(), operation.hash);
@@ -283,6 +365,16 @@ impl Fake {
         let (mut body, mut result) = (Vec::new(), Vec::new());
         let action = evaluate(&schema, operation, current.as_ref(), Handle::now(), &mut body, &mut result);
         let version = Version { epoch: EPOCH, number: self.commits + 1 };
+        let was = current.as_ref().filter(|row| row.is_live(Handle::now())).map(|row| row.row);
+        let after = match action {
+            Ok(Action::Put { .. }) => {
+                Some(RowRef::new(&schema, schema.version, operation.key, &body).unwrap())
+            }
+            _ => None,
+        };
+        if matches!(action, Ok(Action::Put { .. } | Action::Delete)) {
+            entry_changes(&schema, index, was.as_ref(), after.as_ref(), &mut self.entries).unwrap();
+        }
         match action {
             Ok(Action::Put { expiry }) => {
                 self.rows.insert(place.clone(), Stored { body, version, expiry });
@@ -292,9 +384,7 @@ impl Fake {
             }
             Ok(Action::Nothing) | Err(_) => return (result, action.err()),
         }
-        if let Some((handle, statement)) = log {
-            self.open.get_mut(&handle).unwrap().push((statement, place, before));
-        }
+        self.open.get_mut(&handle).unwrap().push((statement, place, before));
         (result, None)
     }
 

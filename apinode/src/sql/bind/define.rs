@@ -161,13 +161,22 @@ impl Binder<'_> {
         for constraint in &create.constraints {
             match constraint {
                 ast::TableConstraint::PrimaryKey(key) => columns.add_key(&key.columns)?,
-                ast::TableConstraint::Unique(_) => return Err(SqlError::not_supported("UNIQUE")),
+                ast::TableConstraint::Unique(unique) => {
+                    check_options(unique.index_type.as_ref(), &unique.index_options)?;
+                    let name = unique.index_name.as_ref().or(unique.name.as_ref());
+                    columns.indexes.push(Key {
+                        name: name.map(|name| name.value.clone()),
+                        columns: names_of(&unique.columns)?,
+                        unique: true,
+                    });
+                }
                 ast::TableConstraint::Index(index) => {
                     check_options(index.index_type.as_ref(), &index.index_options)?;
-                    columns.indexes.push((
-                        index.name.as_ref().map(|name| name.value.clone()),
-                        names_of(&index.columns)?,
-                    ));
+                    columns.indexes.push(Key {
+                        name: index.name.as_ref().map(|name| name.value.clone()),
+                        columns: names_of(&index.columns)?,
+                        unique: false,
+                    });
                 }
                 ast::TableConstraint::ForeignKey(_) => return Err(SqlError::not_supported("FOREIGN KEY")),
                 ast::TableConstraint::Check(_) => return Err(SqlError::not_supported("CHECK")),
@@ -259,7 +268,9 @@ impl Binder<'_> {
                         other => return Err(SqlError::not_supported(other.to_uppercase())),
                     }
                 }
-                ColumnOption::Unique(_) => return Err(SqlError::not_supported("UNIQUE")),
+                ColumnOption::Unique(_) => {
+                    columns.indexes.push(Key { name: None, columns: vec![name.clone()], unique: true });
+                }
                 ColumnOption::ForeignKey(_) => return Err(SqlError::not_supported("FOREIGN KEY")),
                 ColumnOption::Check(_) => return Err(SqlError::not_supported("CHECK")),
                 ColumnOption::Comment(_) => return Err(SqlError::not_supported("COMMENT")),
@@ -323,8 +334,14 @@ struct Columns {
     list: Vec<Column>,
     key: Option<Vec<String>>,
     counts: bool,
-    /// Names, if they have one, and columns.
-    indexes: Vec<(Option<String>, Vec<String>)>,
+    indexes: Vec<Key>,
+}
+
+/// A key beside the primary one.
+struct Key {
+    name: Option<String>,
+    columns: Vec<String>,
+    unique: bool,
 }
 
 impl Columns {
@@ -346,13 +363,15 @@ impl Columns {
         }
     }
 
-    /// The ordered indexes: that of the primary key, and those that were declared.
+    /// The indexes: that of the primary key, and those that were declared; unique ones first, as MySQL has them.
     fn indexes(&self) -> Result<Vec<Index>, SqlError> {
         let mut indexes = vec![Index::new(PRIMARY, Vec::new())];
-        for (name, columns) in &self.indexes {
+        for Key { name, columns, unique } in &self.indexes {
             let key = key_of(&self.list, columns)?;
-            indexes.push(Index::new(index_name(name.as_ref(), &columns[0], &indexes)?, key));
+            let name = index_name(name.as_ref(), &columns[0], &indexes)?;
+            indexes.push(if *unique { Index::unique(name, key) } else { Index::new(name, key) });
         }
+        indexes[1..].sort_by_key(|index| !index.is_unique());
         Ok(indexes)
     }
 
@@ -635,7 +654,8 @@ pub fn show_create(name: &str, table: &Table) -> String {
     lines.push(format!("  PRIMARY KEY ({})", key.collect::<Vec<_>>().join(",")));
     for index in table.indexes.iter().filter(|index| index.is_public() && !index.columns.is_empty()) {
         let key = index.columns.iter().map(|&column| quoted(&table.columns[usize::from(column)].name));
-        lines.push(format!("  KEY {} ({})", quoted(&index.name), key.collect::<Vec<_>>().join(",")));
+        let unique = if index.is_unique() { "UNIQUE " } else { "" };
+        lines.push(format!("  {unique}KEY {} ({})", quoted(&index.name), key.collect::<Vec<_>>().join(",")));
     }
     let mut options = "ENGINE=twofold DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_bin".to_owned();
     if table.distribution_key != table.primary_key {
@@ -667,10 +687,12 @@ pub fn describe(table: &Table) -> Vec<Vec<Datum>> {
             Declared { update_now: true, .. } => "on update CURRENT_TIMESTAMP",
             _ => "",
         };
-        let mut public = table.indexes.iter().filter(|index| index.is_public());
-        let begins = public.any(|found| found.columns.first() == Some(&(index as u16)));
+        let public = || table.indexes.iter().filter(|index| index.is_public());
+        let begins = public().any(|found| found.columns.first() == Some(&(index as u16)));
+        let unique = public().any(|found| found.is_unique() && found.columns == [index as u16]);
         let key = match table.primary_key.contains(&(index as u16)) {
             true => "PRI",
+            false if unique => "UNI",
             false if begins => "MUL",
             false => "",
         };

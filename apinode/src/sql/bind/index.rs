@@ -16,6 +16,9 @@ use crate::sql::{
     types::SqlType,
 };
 
+/// What comes with a table alone.
+const UNIQUE_LATER: &str = "UNIQUE for a table that is there";
+
 /// A change of a table's indexes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum IndexChange {
@@ -43,7 +46,7 @@ impl Binder<'_> {
         refuse([
             (create.if_not_exists, "IF NOT EXISTS of an index"),
             (plain != *create, "such a CREATE INDEX"),
-            (create.unique, "UNIQUE"),
+            (create.unique, UNIQUE_LATER),
         ])?;
         check_options(create.using.as_ref(), &create.index_options)?;
         create.alter_options.iter().try_for_each(check_online)?;
@@ -85,7 +88,7 @@ impl Binder<'_> {
                 }
                 AlterTableOperation::AddConstraint {
                     constraint: ast::TableConstraint::Unique(_), ..
-                } => return Err(SqlError::not_supported("UNIQUE")),
+                } => return Err(SqlError::not_supported(UNIQUE_LATER)),
                 AlterTableOperation::DropIndex { name } => dropped(&after, &name.value)?,
                 AlterTableOperation::Algorithm { .. } | AlterTableOperation::Lock { .. } => {
                     check_online(operation)?;

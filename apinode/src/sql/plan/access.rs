@@ -1,6 +1,6 @@
 //! How rows are found.
 
-use twofold_proto::{key::encode_key, value::ValueRef};
+use twofold_proto::{key::encode_key, unique::encode_entry_key, value::ValueRef};
 
 use super::range::{Ranges, Wish, ranges};
 use crate::sql::{
@@ -23,10 +23,21 @@ const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 pub enum Access {
     /// These are all that there can be, each once.
     Keys(Vec<Vec<u8>>),
+    /// They are those that these entries of a unique index name.
+    Unique(Unique),
     /// They are in these ranges of an index.
     Ranges(Ranges),
     /// Every row is looked at.
     Scan,
+}
+
+/// Entries of a unique index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unique {
+    /// The place of the index among the table's.
+    pub index: usize,
+    /// Their keys, each once.
+    pub entries: Vec<Vec<u8>>,
 }
 
 /// What a column that is equal to a value holds.
@@ -55,24 +66,19 @@ pub fn access(
     {
         return Ok(Access::Keys(keys));
     }
+    if let Some(filter) = filter
+        && let Some(found) = unique(table, filter, context)?
+    {
+        return Ok(Access::Unique(found));
+    }
     Ok(ranges(table, filter, wish, context)?.map_or(Access::Scan, Access::Ranges))
 }
 
 /// The keys of all rows for which the condition may hold; `None` if they are not known.
 fn keys(table: &BoundTable, filter: &Expr, context: &Context<'_>) -> Result<Option<Vec<Vec<u8>>>, SqlError> {
-    let mut keys: Vec<Vec<ValueRef<'static>>> = vec![Vec::new()];
-    for &column in &table.schema.primary_key {
-        let Some(values) = values_of(table, usize::from(column), filter, context)? else {
-            return Ok(None);
-        };
-        if keys.len().saturating_mul(values.len()) > KEYS_MAX {
-            return Ok(None);
-        }
-        let longer = |key: &Vec<ValueRef<'static>>| {
-            values.iter().map(|value| key.iter().chain([value]).cloned().collect()).collect::<Vec<_>>()
-        };
-        keys = keys.iter().flat_map(longer).collect();
-    }
+    let Some(keys) = values_of_all(table, &table.schema.primary_key, filter, context)? else {
+        return Ok(None);
+    };
     let mut encoded = Vec::with_capacity(keys.len());
     for key in keys {
         let mut bytes = Vec::new();
@@ -84,6 +90,50 @@ fn keys(table: &BoundTable, filter: &Expr, context: &Context<'_>) -> Result<Opti
     encoded.sort_unstable();
     encoded.dedup();
     Ok(Some(encoded))
+}
+
+/// The entries of a unique index that all rows have for which the condition may hold; `None` if there is no such index.
+fn unique(table: &BoundTable, filter: &Expr, context: &Context<'_>) -> Result<Option<Unique>, SqlError> {
+    for (place, index) in table.schema.indexes.iter().enumerate() {
+        if !index.is_unique() || !index.is_public() {
+            continue;
+        }
+        let Some(list) = values_of_all(table, &index.columns, filter, context)? else { continue };
+        let mut entries = Vec::with_capacity(list.len());
+        for values in list {
+            let mut entry = Vec::new();
+            if let Ok(true) = encode_entry_key(&table.schema, index, values, &mut entry) {
+                entries.push(entry);
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        return Ok(Some(Unique { index: place, entries }));
+    }
+    Ok(None)
+}
+
+/// The values that columns have to have together; `None` if they may have any.
+fn values_of_all(
+    table: &BoundTable,
+    columns: &[u16],
+    filter: &Expr,
+    context: &Context<'_>,
+) -> Result<Option<Vec<Vec<ValueRef<'static>>>>, SqlError> {
+    let mut keys: Vec<Vec<ValueRef<'static>>> = vec![Vec::new()];
+    for &column in columns {
+        let Some(values) = values_of(table, usize::from(column), filter, context)? else {
+            return Ok(None);
+        };
+        if keys.len().saturating_mul(values.len()) > KEYS_MAX {
+            return Ok(None);
+        }
+        let longer = |key: &Vec<ValueRef<'static>>| {
+            values.iter().map(|value| key.iter().chain([value]).cloned().collect()).collect::<Vec<_>>()
+        };
+        keys = keys.iter().flat_map(longer).collect();
+    }
+    Ok(Some(keys))
 }
 
 /// The values that a column has to have; `None` if it may have any.

@@ -243,7 +243,7 @@ impl Planner<'_> {
         };
         let Some(table) = source.table() else { return Ok(scan) };
         let fixed = match access(table, own.as_ref(), &Wish::default(), self.context)? {
-            Access::Keys(_) => return Ok(Rank::FixedKey),
+            Access::Keys(_) | Access::Unique(_) => return Ok(Rank::FixedKey),
             Access::Ranges(_) => Rank::Index(usize::MAX),
             Access::Scan => scan,
         };
@@ -365,6 +365,10 @@ pub fn lookup(
                 all.extend(keys);
                 Access::Keys(all)
             }
+            (Some(Access::Unique(mut all)), Access::Unique(found)) if all.index == found.index => {
+                all.entries.extend(found.entries);
+                Access::Unique(all)
+            }
             (Some(Access::Ranges(mut all)), Access::Ranges(found)) if all.index == found.index => {
                 all.hash = all.hash.filter(|hash| found.hash == Some(*hash));
                 all.ranges.extend(found.ranges);
@@ -380,6 +384,11 @@ pub fn lookup(
             keys.sort_unstable();
             keys.dedup();
             Access::Keys(keys)
+        }
+        Some(Access::Unique(mut unique)) => {
+            unique.entries.sort_unstable();
+            unique.entries.dedup();
+            Access::Unique(unique)
         }
         Some(Access::Ranges(mut ranges)) => {
             ranges.ranges.sort_unstable_by(|a, b| a.from.cmp(&b.from));

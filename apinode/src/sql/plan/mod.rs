@@ -11,7 +11,7 @@ pub mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, access};
+pub use access::{Access, Unique, access};
 pub use change::interpreted;
 pub use filter::{Pushed, push};
 pub use join::{By, JoinPlan, SourceStep, Step};

@@ -4,6 +4,7 @@ use twofold_proto::{
     filter::{Condition, Filter, FilterBuilder},
     key::key_text,
     operation::Change,
+    unique::entry_text,
 };
 
 use super::*;
@@ -43,6 +44,12 @@ fn changes(table: &BoundTable, assignments: &[(usize, Option<Expr>)], context: &
     }
 }
 
+fn entries(table: &BoundTable, found: &Unique) -> String {
+    let index = &table.schema.indexes[found.index];
+    let texts = found.entries.iter().map(|entry| entry_text(&table.schema, index, entry));
+    format!("{} {}", index.name, texts.collect::<Vec<_>>().join(" "))
+}
+
 fn index_ranges(table: &BoundTable, found: &Ranges) -> String {
     let ranges = found.ranges.iter().map(|range| {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -77,6 +84,7 @@ fn plan(query: &str, parameters: &[Datum]) -> String {
     let found = match access(table, filter.as_ref(), &wish, &context).unwrap() {
         Access::Scan => "scan".into(),
         Access::Ranges(ranges) => index_ranges(table, &ranges),
+        Access::Unique(found) => entries(table, &found),
         Access::Keys(keys) => {
             keys.iter().map(|key| key_text(&table.schema, key)).collect::<Vec<_>>().join(" ")
         }
@@ -181,6 +189,11 @@ fn golden_plans_by_index() {
         ("SELECT MAX(b) FROM u WHERE a = 1", "ab descending [0180000001..0180000002]"),
         ("SELECT MAX(a), MIN(a) FROM u", "scan"),
         ("SELECT MIN(id) FROM u GROUP BY a", "scan"),
+        ("SELECT * FROM q WHERE a IN (2, 1, NULL)", "a (1) (2)"),
+        ("SELECT * FROM q WHERE a = 1 AND id = 2", "(2)"),
+        ("SELECT * FROM q WHERE c = 'x' AND b = 1", "bc (1, \"x\")"),
+        ("SELECT * FROM q WHERE b = 1", "bc [80000001..80000002]"),
+        ("SELECT * FROM q WHERE a IS NULL", "a [00..01]"),
         ("SELECT * FROM w WHERE b = 1", "PRIMARY in one partition [..]"),
         ("SELECT * FROM w WHERE b = 1 AND a > 2", "PRIMARY in one partition [80000003..]"),
         ("SELECT * FROM w WHERE b IN (1, 2)", "scan"),
@@ -216,6 +229,7 @@ fn joined(query: &str) -> Vec<String> {
                     match access(table, step.own.as_ref(), &Wish::default(), &context).unwrap() {
                         Access::Scan => "scan".into(),
                         Access::Ranges(ranges) => index_ranges(table, &ranges),
+                        Access::Unique(found) => entries(table, &found),
                         Access::Keys(keys) => format!("{} keys", keys.len()),
                     }
                 }
