@@ -179,9 +179,9 @@ impl Runner {
                 Ok(Ok(1))
             }
             (Conflict::Replace, there, _) => {
-                let changes = there.is_some_and(|there| there != rows::datums(table, values));
                 let rest: BTreeSet<Vec<u8>> = others.into_iter().map(|(other, ..)| other).collect();
-                let affected = 1 + u64::from(changes) + rest.len() as u64;
+                // Where there are other unique keys MySQL deletes and inserts, even if nothing changes.
+                let affected = 1 + u64::from(there.is_some()) + rest.len() as u64;
                 let delete = |other| Operation::new(OperationKind::Delete, &table.schema, other);
                 let mut operations =
                     rest.into_iter().map(delete).collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
