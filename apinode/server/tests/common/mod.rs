@@ -298,9 +298,10 @@ impl Fake {
 
     /// Changes the entries of unique indexes that the operations so far concern, as a TC does; else the operation and its error.
     fn change_entries(&mut self, log: (u64, u32)) -> Result<(), (u16, Error)> {
+        type Entry<'a> = (TableId, &'a [u8], &'a [u8]);
         let changes = std::mem::take(&mut self.entries);
         let mut reader = Reader::new(&changes, "entries");
-        let mut net: BTreeMap<(TableId, &[u8], &[u8]), (i32, u16)> = BTreeMap::new();
+        let mut net: BTreeMap<Entry<'_>, (i32, u16)> = BTreeMap::new();
         while !reader.is_empty() {
             let change = EntryChange::parse(&mut reader).unwrap();
             let (count, operation) = net.entry((change.table, change.entry, change.row)).or_default();
