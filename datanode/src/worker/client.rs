@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use twofold_proto::{
     error::{Error, ErrorCode},
-    ids::{Epoch, Incarnation, TransactionId},
-    limits::CLIENT_LINK_BYTES_MAX,
+    ids::{Endpoint, Epoch, Incarnation, TransactionId},
+    limits::{CLIENT_LINK_BYTES_MAX, TRANSACTION_BYTES_MAX},
     link::Link,
     links::LinkId,
     message::{self, BEGIN, COMMIT, IndependentWrite, Kind, Outcome, TransactionReq},
@@ -28,6 +28,9 @@ use super::{
 const OPEN_MAX: usize = 200_000;
 /// Of those, what one client may have: there is room for others whatever one does.
 const OPEN_OF_CLIENT_MAX: usize = OPEN_MAX / 4;
+/// Bytes that a worker holds for statements under way: those that wait here, and the results of those of which it is the TC.
+/// Some of the largest there are.
+const STATEMENT_BYTES_MAX: usize = 8 * TRANSACTION_BYTES_MAX;
 /// How many views a client may be ahead.
 const VIEWS_AHEAD_MAX: u64 = 1000;
 
@@ -48,6 +51,15 @@ impl Observer {
             Observer::Statement { .. } => None,
         }
     }
+}
+
+/// Whether a worker may hold so many bytes for statements under way.
+pub(super) fn check_statement_bytes(own: Endpoint, bytes: usize) -> Result<(), Error> {
+    if bytes <= STATEMENT_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("{bytes} bytes are held for statements under way on node {}", own.node);
+    Err(Error::new(ErrorCode::Overloaded, text))
 }
 
 impl Worker {
@@ -132,6 +144,12 @@ impl Worker {
             return Ok(());
         }
         Err(Error::new(ErrorCode::Overloaded, format!("the client has not read {kept} bytes of answers")))
+    }
+
+    /// The same for a statement of a transaction, whose results are held until all of it is answered.
+    pub(super) fn check_statement(&self, client: LinkId) -> Result<(), Error> {
+        self.check_load(client)?;
+        check_statement_bytes(self.own, self.statement_bytes)
     }
 
     /// Something of a client is open from now on.

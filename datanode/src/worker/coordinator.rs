@@ -21,6 +21,7 @@ use twofold_proto::{
 
 use super::{
     Peer, Task, Worker,
+    client::check_statement_bytes,
     entries::Entries,
     local::Origin,
     query::{Results, lock_mode, parse_result, results_too_large},
@@ -59,7 +60,7 @@ pub(super) struct Statement {
     begins: bool,
     /// Workers that have not answered.
     waits: BTreeSet<Endpoint>,
-    /// By operation.
+    /// By operation; none once it has failed.
     results: Vec<Option<Vec<u8>>>,
     result_bytes: usize,
     pub failure: Option<ExecuteRef>,
@@ -68,18 +69,31 @@ pub(super) struct Statement {
     pub entries: Entries,
 }
 
+impl Statement {
+    /// Bytes that are held for it.
+    fn held(&self) -> usize {
+        self.result_bytes + self.results.len() * size_of::<Option<Vec<u8>>>()
+    }
+
+    /// Fails: its results are needed no more. Returns the bytes that were held for them.
+    pub fn fail(&mut self, failure: ExecuteRef) -> usize {
+        let held = self.held();
+        (self.results, self.result_bytes, self.failure) = (Vec::new(), 0, Some(failure));
+        held
+    }
+}
+
 /// A client that waits for a commit.
 #[derive(Debug)]
 enum Committing {
     Transaction {
         request: u32,
         results: Vec<Option<Vec<u8>>>,
+        /// Bytes of them.
+        held: usize,
     },
     /// An independent write whose partition was handed over meanwhile.
-    Operation {
-        request: u32,
-        result: Vec<u8>,
-    },
+    Operation { request: u32, result: Vec<u8> },
 }
 
 /// A transaction that is coordinated here.
@@ -113,7 +127,7 @@ impl Worker {
         self.counters.statements += 1;
         let now = self.now;
         if request.has(BEGIN) && !self.coordinated.contains_key(&id) && !self.disowned.contains(id) {
-            if let Err(error) = self.check_load(client).and_then(|()| self.check_writes()) {
+            if let Err(error) = self.check_statement(client).and_then(|()| self.check_writes()) {
                 self.refuse_transaction(client, request.request, TransactionState::Aborted, None, error);
                 return Ok(());
             }
@@ -150,7 +164,7 @@ impl Worker {
         }
         if request.operations > 0
             && !request.has(BEGIN)
-            && let Err(error) = self.check_load(client)
+            && let Err(error) = self.check_statement(client)
         {
             self.refuse_transaction(client, request.request, TransactionState::Open, None, error);
             return Ok(());
@@ -274,6 +288,7 @@ impl Worker {
         let answers_refusals = statement.alone && !statement.entries.under_way();
         let flags = flag(coordinated.serializable, SERIALIZABLE) | flag(answers_refusals, ALONE);
         let (timestamp, number) = (coordinated.timestamp, statement.number);
+        self.statement_bytes += statement.held();
         coordinated.statement = Some(statement);
         for (worker, (count, operations)) in parts {
             let request =
@@ -319,24 +334,24 @@ impl Worker {
             return Ok(());
         }
         statement.entries.note(entries)?;
-        statement.result_bytes +=
-            entries.len() + results.iter().map(|(_, result)| result.len()).sum::<usize>();
-        if statement.result_bytes > TRANSACTION_BYTES_MAX {
-            statement.results.fill(None);
-            statement.failure.get_or_insert_with(|| ExecuteRef {
-                transaction: id,
-                statement: number,
-                operation: None,
-                open: true,
-                error: results_too_large(),
-            });
-        }
-        for (index, result) in results {
-            if statement.failure.is_some() {
-                break;
+        if statement.failure.is_none() {
+            let bytes = entries.len() + results.iter().map(|(_, result)| result.len()).sum::<usize>();
+            statement.result_bytes += bytes;
+            self.statement_bytes += bytes;
+            for (index, result) in results {
+                if let Some(place) = statement.results.get_mut(usize::from(index)) {
+                    *place = Some(result);
+                }
             }
-            if let Some(place) = statement.results.get_mut(usize::from(index)) {
-                *place = Some(result);
+            let error = if statement.result_bytes > TRANSACTION_BYTES_MAX {
+                Some(results_too_large())
+            } else {
+                check_statement_bytes(self.own, self.statement_bytes).err()
+            };
+            if let Some(error) = error {
+                let (operation, open) = (None, true);
+                let failure = ExecuteRef { transaction: id, statement: number, operation, open, error };
+                self.statement_bytes -= statement.fail(failure);
             }
         }
         statement.waits.remove(&sender);
@@ -357,7 +372,7 @@ impl Worker {
         let Some(statement) = statement else { return };
         // The failure that ends the transaction counts most, then the first.
         if statement.failure.as_ref().is_none_or(|other| other.open && !failure.open) {
-            statement.failure = Some(failure);
+            self.statement_bytes -= statement.fail(failure);
         }
         statement.waits.remove(&sender);
         self.statement_answered(id);
@@ -370,6 +385,7 @@ impl Worker {
         else {
             return;
         };
+        self.statement_bytes -= statement.held();
         let client = coordinated.client;
         if let Some(failure) = statement.failure.take() {
             let whole = !failure.open || (statement.begins && statement.commit);
@@ -395,9 +411,13 @@ impl Worker {
             return self.change_entries(id, statement);
         }
         if statement.commit {
+            let held = statement.held();
             let Statement { request, mut results, alone, .. } = statement;
             coordinated.committing = Some(match alone {
-                false => Committing::Transaction { request, results },
+                false => {
+                    self.statement_bytes += held;
+                    Committing::Transaction { request, results, held }
+                }
                 true => {
                     let result = results.pop().flatten().unwrap_or_default();
                     Committing::Operation { request, result }
@@ -530,7 +550,8 @@ impl Worker {
         }
         let client = coordinated.client;
         match coordinated.committing.take() {
-            Some(Committing::Transaction { request, .. }) => {
+            Some(Committing::Transaction { request, held, .. }) => {
+                self.statement_bytes -= held;
                 self.refuse_transaction(client, request, TransactionState::Aborted, None, refusal.error);
             }
             Some(Committing::Operation { request, .. }) => {
@@ -553,7 +574,8 @@ impl Worker {
             Outcome::Committed(epoch) => {
                 self.counters.commits += 1;
                 match committing {
-                    Some(Committing::Transaction { request, results }) => {
+                    Some(Committing::Transaction { request, results, held }) => {
+                        self.statement_bytes -= held;
                         let state = TransactionState::Committed;
                         let conf = TransactionConf { request, state, epoch, results: results.len() as u16 };
                         self.answer_transaction(client, &conf, &results);
@@ -649,6 +671,7 @@ impl Worker {
         }
         self.counters.aborts += 1;
         let coordinated = self.coordinated.remove(&id).expect("just seen");
+        self.statement_bytes -= coordinated.statement.as_ref().map_or(0, Statement::held);
         self.ended(coordinated.client);
         for worker in coordinated.workers {
             self.tell_worker(worker, Kind::EndOrd, &id, Task::End(self.coordinator_here(), id));
@@ -721,6 +744,18 @@ impl Worker {
             self.fail_coordinated(id, Error::new(ErrorCode::NoSuchTransaction, text));
         }
         self.failed.retain(|_, (since, _)| now.since(*since) <= limit);
+    }
+
+    /// Bytes held for statements and their results until they are answered. For checks.
+    pub(super) fn coordinated_bytes(&self) -> usize {
+        let of = |coordinated: &Coordinated| {
+            let committing = match &coordinated.committing {
+                Some(Committing::Transaction { held, .. }) => *held,
+                _ => 0,
+            };
+            coordinated.statement.as_ref().map_or(0, Statement::held) + committing
+        };
+        self.coordinated.values().map(of).sum()
     }
 
     fn answer_transaction(&mut self, client: LinkId, conf: &TransactionConf, results: &[Option<Vec<u8>>]) {

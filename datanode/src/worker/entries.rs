@@ -135,7 +135,8 @@ impl Worker {
                 let number = statement.number;
                 let failure =
                     ExecuteRef { transaction: id, statement: number, operation: None, open: true, error };
-                statement.failure = Some(failure);
+                // Nothing of it is counted: it is not under way.
+                statement.fail(failure);
                 self.coordinated.get_mut(&id).expect("it has a statement").statement = Some(statement);
                 self.statement_answered(id);
             }

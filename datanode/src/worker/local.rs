@@ -102,6 +102,11 @@ impl Statement {
     pub fn wait(&self) -> Option<Wait> {
         self.waits.as_ref().map(|waiting| waiting.wait)
     }
+
+    /// Bytes that are held for it while it waits.
+    pub fn held(&self) -> usize {
+        self.waits.as_ref().map_or(0, |waiting| waiting.operations.len() + self.results.len())
+    }
 }
 
 /// What a statement waits for.

@@ -225,6 +225,9 @@ pub struct Worker {
     local_ids: BTreeMap<TransactionId, u32>,
     /// Of all pending versions.
     pending_bytes: usize,
+    /// Held for statements under way: for those that wait here, what they have yet to run and have found; the results of
+    /// those of which it is the TC.
+    statement_bytes: usize,
     refused: BTreeMap<TransactionId, Coordinator>,
     lock_waits: VecDeque<(Time, u32, TransactionId)>,
     /// Those of them that are independent writes, so that they can be given up.
@@ -302,6 +305,7 @@ impl Worker {
             locals: Slab::default(),
             local_ids: BTreeMap::new(),
             pending_bytes: 0,
+            statement_bytes: 0,
             refused: BTreeMap::new(),
             lock_waits: VecDeque::new(),
             waiting_writes: BTreeMap::new(),
@@ -587,6 +591,7 @@ impl Machine for Worker {
         gauge("used_bytes", "Memory that rows and indexes take", self.store.used_bytes());
         gauge("data_memory_bytes", "Memory that rows and indexes may take", self.store.data_memory());
         gauge("pending_bytes", "What open transactions would write", self.pending_bytes as u64);
+        gauge("statement_bytes", "What is held for statements under way", self.statement_bytes as u64);
         gauge("partitions_served", "Partitions of which it is the primary", serves as u64);
         gauge("coordinated", "Open transactions of which it is the TC", self.coordinated.len() as u64);
         gauge("transactions", "Open transactions that have something here", self.locals.len() as u64);
@@ -607,6 +612,9 @@ impl Machine for Worker {
             let open = &self.partitions[usize::from(write_set.header.partition.0)].open;
             assert!(open.contains(&slot), "a write set is not in its partition's list: {write_set:?}");
         }
+        let waiting = self.locals.iter().filter_map(|(_, local)| local.statement.as_ref());
+        let held = waiting.map(local::Statement::held).sum::<usize>() + self.coordinated_bytes();
+        assert_eq!(held, self.statement_bytes, "bytes held for statements");
         let nothing_open = self.locals.is_empty() && self.observers.is_empty() && self.coordinated.is_empty();
         for peer in self.peers.values() {
             if let Peer::Client(client) = peer {

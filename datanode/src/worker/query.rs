@@ -29,7 +29,7 @@ use twofold_storage::{
 
 use super::{
     Task, Worker,
-    client::Observer,
+    client::{Observer, check_statement_bytes},
     local::{LocalPartition, Origin, PendingWrite, Statement, Wait, Waiting},
     partition::Part,
     slab::spare,
@@ -136,7 +136,9 @@ impl Worker {
     pub(super) fn resume(&mut self, slot: u32, transaction: TransactionId, wait: Wait) {
         let Some(local) = self.locals.get_mut(slot).filter(|local| local.id == transaction) else { return };
         let statement = local.statement.as_mut().filter(|statement| statement.wait() == Some(wait));
-        let Some(waiting) = statement.and_then(|statement| statement.waits.take()) else { return };
+        let Some(statement) = statement else { return };
+        self.statement_bytes -= statement.held();
+        let Some(waiting) = statement.waits.take() else { return };
         self.run_statement(slot, &waiting.operations);
     }
 
@@ -148,7 +150,12 @@ impl Worker {
                 let deadline = self.now + Duration::from_millis(self.config.lock_wait_timeout_ms.into());
                 let local = self.locals.get_mut(slot).expect("it waits");
                 let waiting = Waiting { wait, deadline, operations: operations.to_vec() };
-                local.statement.as_mut().expect("it waits").waits = Some(Box::new(waiting));
+                let statement = local.statement.as_mut().expect("it waits");
+                statement.waits = Some(Box::new(waiting));
+                self.statement_bytes += statement.held();
+                if let Err(error) = check_statement_bytes(self.own, self.statement_bytes) {
+                    return self.statement_failed(slot, None, true, error);
+                }
                 self.lock_waits.push_back((deadline, slot, local.id));
                 if local.is_independent() {
                     self.waiting_writes.insert(local.id, slot);
@@ -421,6 +428,7 @@ impl Worker {
     pub(super) fn end_local(&mut self, slot: u32) {
         let Some(mut local) = self.locals.remove(slot) else { return };
         self.pending_bytes -= local.bytes;
+        self.statement_bytes -= local.statement.as_ref().map_or(0, Statement::held);
         if let Some(client) = local.origin.client() {
             self.ended(client);
         }
@@ -537,6 +545,7 @@ impl Worker {
     pub(super) fn statement_failed(&mut self, slot: u32, operation: Option<u16>, open: bool, error: Error) {
         let local = self.locals.get_mut(slot).expect("its statement failed");
         let statement = local.statement.take().expect("it failed");
+        self.statement_bytes -= statement.held();
         let (id, origin) = (local.id, local.origin);
         if let Some(Wait::Lock(lock)) = statement.wait() {
             self.locks.cancel(lock, slot, &mut self.woken);
@@ -589,7 +598,9 @@ impl Worker {
             write.statement >= undo.statement && local.partitions.iter().any(is)
         };
         assert!(!local.writes.iter().any(prepared), "{undo:?} after Prepare: {local:?}");
-        if let Some(Wait::Lock(lock)) = local.statement.take().and_then(|statement| statement.wait()) {
+        let statement = local.statement.take();
+        self.statement_bytes -= statement.as_ref().map_or(0, Statement::held);
+        if let Some(Wait::Lock(lock)) = statement.and_then(|statement| statement.wait()) {
             self.locks.cancel(lock, slot, &mut self.woken);
             self.wake();
         }

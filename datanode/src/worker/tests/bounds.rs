@@ -91,6 +91,65 @@ fn results_that_fit_no_message_fail_their_statement() {
 }
 
 #[test]
+fn what_a_worker_holds_for_statements_is_bounded() {
+    const HELD_MAX: usize = 128 * MIB;
+    let mut cluster = Cluster::with_memory(2, 64 << 20);
+    let names: Vec<_> = (0..2).map(|node| cluster.names_at(node).next().unwrap()).collect();
+    for (request, name) in names.iter().enumerate() {
+        cluster.put_blob(request as u32 + 1, name, MIB);
+    }
+    let held = |cluster: &Cluster, node: usize| cluster.nodes[node].worker.statement_bytes;
+    let locked = |name: &Vec<u8>| {
+        let mut read = blob(OperationKind::Read, name, 0);
+        read.lock = LockMode::Exclusive;
+        read
+    };
+    cluster.transaction(0, request(2, BEGIN), &[locked(&names[1])]);
+    cluster.settle();
+    cluster.hear(0);
+    // Each holds what it has read until it has the lock: as results at its TC, or in its statement that waits.
+    for node in 0..2 {
+        let reads = [vec![blob(OperationKind::Read, &names[node], 0); 10], vec![locked(&names[1])]].concat();
+        for place in 0..14 {
+            cluster.transaction(0, request(10 + 100 * node as u32 + place, BEGIN), &reads);
+            cluster.settle();
+            assert!(held(&cluster, node) <= HELD_MAX);
+        }
+        assert!(held(&cluster, node) > HELD_MAX - 10 * MIB);
+        let mut refusals = BTreeMap::new();
+        for millis in [0, 1100] {
+            cluster.now = cluster.now + Duration::from_millis(millis);
+            (0..2).for_each(|node| cluster.step(node, Input::Timer));
+            cluster.settle();
+            for (kind, body) in cluster.hear(0) {
+                assert_eq!(kind, Kind::TransactionRef);
+                let refusal: TransactionRef = control(&body).unwrap();
+                assert_eq!(refusal.state, TransactionState::Open);
+                *refusals.entry(refusal.error.code).or_default() += 1;
+            }
+        }
+        assert_eq!(refusals, BTreeMap::from([(ErrorCode::LockWaitTimeout, 12), (ErrorCode::Overloaded, 2)]));
+        assert_eq!((held(&cluster, 0), held(&cluster, 1)), (0, 0));
+    }
+    // Writes that stand alone, too. They are not refused for epochs that are not complete.
+    cluster.epoch(2);
+    cluster.settle();
+    for number in 300..500 {
+        cluster.write(number, &blob(OperationKind::Write, &names[1], MIB));
+    }
+    cluster.settle();
+    let heard = cluster.hear(1);
+    assert_eq!(heard.len(), 200 - 127);
+    for (_, body) in heard {
+        assert_eq!(operation_ref(&body).unwrap().1.code, ErrorCode::Overloaded);
+    }
+    assert!(held(&cluster, 1) <= HELD_MAX);
+    cluster.transaction(0, statement(2, 2, COMMIT), &[]);
+    cluster.settle();
+    assert_eq!(held(&cluster, 1), 0);
+}
+
+#[test]
 fn a_transaction_is_bounded_by_all_that_it_writes() {
     let mut cluster = Cluster::with_memory(1, 256 << 20);
     // A row that comes and goes adds no body, but two long keys.
