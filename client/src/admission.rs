@@ -42,6 +42,11 @@ pub struct Admission {
 /// The places of operations that were admitted, until they are answered.
 pub type Places = Option<OwnedSemaphorePermit>;
 
+/// Whether these places are enough for so many operations.
+pub fn covers(places: &Places, operations: usize) -> bool {
+    places.as_ref().is_none_or(|places| places.num_permits() >= operations.min(PLACES))
+}
+
 /// How many operations count for a request. Statements of interactive transactions, but for one that is all of its
 /// transaction, questions and changes of the catalog need no room: what holds locks must be able to end.
 pub fn operations(request: &Request) -> usize {
@@ -86,9 +91,27 @@ impl Admission {
         match timeout(WAIT, self.places.clone().acquire_many_owned(wanted)).await {
             Ok(places) => Ok(Some(places.expect("the semaphore is not closed"))),
             Err(_) => {
-                self.counted.refused.fetch_add(1, Ordering::Relaxed);
-                let text = format!("{PLACES} operations are under way in this thread of the API node");
-                Err(Error::new(ErrorCode::Overloaded, text))
+                Err(self.refuse(format!("{PLACES} operations are under way in this thread of the API node")))
+            }
+        }
+    }
+
+    /// The error for what is refused for want of room, and why; it is counted.
+    fn refuse(&self, why: String) -> Error {
+        self.counted.refused.fetch_add(1, Ordering::Relaxed);
+        Error::new(ErrorCode::Overloaded, why)
+    }
+
+    /// The error for a call that comes while so many others of its thread are not answered, if they are as many as may
+    /// have operations under way: it would only wait, with all that it has brought.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`], if so.
+    pub fn check_calls(&self, open: usize) -> Result<(), Error> {
+        match open < PLACES {
+            true => Ok(()),
+            false => {
+                Err(self.refuse(format!("{open} calls wait for answers in this thread of the API node")))
             }
         }
     }
@@ -100,7 +123,11 @@ impl Admission {
             tell(Figure { kind: FigureKind::Counter, ..Figure::gauge("admission", name, help, value) });
         };
         counter("waited", "Requests that had to wait for others to end", &self.counted.waited);
-        counter("refused", "Requests refused after such a wait", &self.counted.refused);
+        counter(
+            "refused",
+            "Requests refused after such a wait, or because too many wait already",
+            &self.counted.refused,
+        );
     }
 }
 
@@ -118,11 +145,19 @@ mod tests {
         let start = Instant::now();
         let error = admission.admit(2).await.unwrap_err();
         assert_eq!((error.code, start.elapsed()), (ErrorCode::Overloaded, WAIT));
-        let _one = admission.admit(1).await.unwrap();
+        let one = admission.admit(1).await.unwrap();
+        assert_eq!([1, 2].map(|operations| covers(&one, operations)), [true, false]);
         drop(most);
         let mut figures = Vec::new();
         admission.of_another_thread().figures(&mut |figure| figures.push((figure.name, figure.value)));
         assert_eq!(figures, [("waited", 1), ("refused", 1)]);
+    }
+
+    #[test]
+    fn calls_are_refused_where_as_many_wait_as_may_have_operations() {
+        let admission = Admission::default();
+        assert!(admission.check_calls(PLACES - 1).is_ok());
+        assert_eq!(admission.check_calls(PLACES).unwrap_err().code, ErrorCode::Overloaded);
     }
 
     #[tokio::test(start_paused = true)]
@@ -151,6 +186,7 @@ mod tests {
     async fn what_is_larger_than_the_whole_has_it_alone_and_what_ends_transactions_needs_no_room() {
         let admission = Admission::default();
         let all = admission.admit(2 * PLACES).await.unwrap();
+        assert!(covers(&all, 2 * PLACES));
         assert!(admission.admit(1).await.is_err());
         assert!(
             admission.admit(operations(&Request::Statement(Statement::default()))).await.unwrap().is_none()

@@ -242,6 +242,14 @@ impl Handle {
         }
     }
 
+    /// Whether another call may come while so many of this thread are not answered.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Overloaded`] if not.
+    pub fn check_calls(&self, open: usize) -> Result<(), Error> {
+        self.admission.as_ref().map_or(Ok(()), |admission| admission.check_calls(open))
+    }
+
     /// Hands a request over, when there is room for it; what is handed over from one task arrives in order. The answer
     /// comes through `Pending`.
     pub async fn begin(&self, request: Request) -> Pending {

@@ -36,7 +36,7 @@ use twofold_proto::{
 };
 
 use twofold_client::{
-    admission::Places,
+    admission::{self, Places},
     handle::{Handle, Tables},
 };
 
@@ -242,8 +242,13 @@ impl Frontend for Thread {
                 Step::Execute(batch) => {
                     operations = batch.count.into();
                     let admitted = match admitted {
-                        Some(admitted) => admitted,
-                        None => self.handle.admit(operations).await,
+                        Some(Err(error)) => Err(error),
+                        Some(Ok(places)) if admission::covers(&places, operations) => Ok(places),
+                        // More has come than last time.
+                        few => {
+                            drop(few);
+                            self.handle.admit(operations).await
+                        }
                     };
                     let options = Options { result_bytes: Some(RESULT_BYTES_MAX), ..Options::default() };
                     let (results, held) = self.handle.execute_admitted(batch, options, admitted).await;

@@ -57,7 +57,7 @@ pub struct Twofold {
 pub async fn services(handle: Handle) -> Result<Routes, tonic_reflection::server::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     spawn(health::report(health, handle.serving().subscribe()));
-    let service = twofold_server::TwofoldServer::new(Twofold { handle })
+    let service = twofold_server::TwofoldServer::new(Twofold { handle: handle.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
     let reflection = || {
@@ -66,7 +66,7 @@ pub async fn services(handle: Handle) -> Result<Routes, tonic_reflection::server
     };
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(Counted(service))
+        .add_service(Counted::new(service, handle))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

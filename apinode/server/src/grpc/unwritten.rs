@@ -4,7 +4,10 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -18,7 +21,9 @@ use tonic::{
     server::NamedService,
 };
 
-use twofold_client::handle::Held;
+use twofold_client::handle::{Handle, Held};
+
+use super::status::error_status;
 
 /// A response of a stream, and what is held for it.
 pub(super) type Item<T> = (Result<T, Status>, Option<Held>);
@@ -75,9 +80,31 @@ pub(super) fn response<T>(message: T, held: Option<Held>) -> Response<T> {
     response
 }
 
-/// A service of which the responses' bytes keep what is held for them.
+/// A service of which the responses' bytes keep what is held for them. While too many calls are not answered it refuses
+/// others, unread.
 #[derive(Clone, Debug)]
-pub(super) struct Counted<S>(pub S);
+pub(super) struct Counted<S> {
+    service: S,
+    handle: Handle,
+    /// Calls of the thread that are not answered.
+    open: Arc<AtomicUsize>,
+}
+
+impl<S> Counted<S> {
+    /// The service of the thread that has this handle.
+    pub fn new(service: S, handle: Handle) -> Counted<S> {
+        Counted { service, handle, open: Arc::default() }
+    }
+}
+
+/// A call that is not answered, until it is dropped.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl<S: NamedService> NamedService for Counted<S> {
     const NAME: &'static str = S::NAME;
@@ -93,12 +120,18 @@ where
     type Future = BoxFuture<Self::Response, Infallible>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let response = self.0.call(request);
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        let open_call = Open(self.open.clone());
+        if let Err(error) = self.handle.check_calls(open) {
+            return Box::pin(async { Ok(error_status(error).into_http()) });
+        }
+        let response = self.service.call(request);
         Box::pin(async {
+            let _open_call = open_call;
             let mut response = response.await?;
             let held = response.extensions_mut().remove::<OnItsWay>().map(|held| held.0);
             Ok(match held {
