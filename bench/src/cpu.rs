@@ -85,6 +85,14 @@ impl Processes {
     }
 }
 
+/// What a process has resident; 0 if it cannot be seen.
+pub fn resident_bytes(pid: u32) -> u64 {
+    // The second figure is in pages (proc_pid_statm(5)).
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
 /// CPU time used at one moment.
 #[derive(Clone, Debug)]
 pub struct Sample {

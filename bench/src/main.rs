@@ -5,6 +5,7 @@
 //! | `native` | the native client with a workload inside: one machine a thread |
 //! | `lookup` | single rows by key: NDB's flexAsynch |
 //! | `memcached` | get and set at any memcached server, or at Redis |
+//! | `overload` | more than an API node can bear |
 //! | `compare` | both, and the same at memcached and Redis by turns |
 //! | `dbt2` | TPC-C's transactions, by SQL or through the native client |
 //! | `journal` | notes every acknowledged write while nodes fail, and looks for all of them afterwards |
@@ -19,6 +20,7 @@ mod lookup;
 mod measure;
 mod memcached;
 mod native;
+mod overload;
 mod report;
 
 use std::{fmt, process::ExitCode};
@@ -56,6 +58,8 @@ enum Command {
     Memcached(memcached::Arguments),
     /// Runs lookup and memcached, and the same on memcached and Redis, by turns; ends in a table of targets and results
     Compare(compare::Arguments),
+    /// Asks for some times what an API node can do, and says what becomes of what it can
+    Overload(overload::Arguments),
     /// TPC-C's tables and transactions, as DBT2 runs them: load, run, check
     Dbt2(dbt2::Arguments),
     /// Writes and reads while nodes fail: notes every acknowledged write in a file, and says how long keys were out of
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Lookup(arguments) => lookup::run(arguments),
         Command::Memcached(arguments) => memcached::run(arguments),
+        Command::Overload(arguments) => overload::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
         Command::Dbt2(arguments) => dbt2::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),

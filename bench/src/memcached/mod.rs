@@ -1,7 +1,7 @@
 //! Get and set at any server that speaks memcached's ASCII protocol, or Redis'.
 
 mod connection;
-mod protocol;
+pub mod protocol;
 
 use std::{
     cell::RefCell,

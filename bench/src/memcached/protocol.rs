@@ -14,7 +14,7 @@ const LINE_MAX: usize = 512;
 
 /// Appends the key of this number.
 #[inline]
-fn put_key(number: u64, out: &mut Vec<u8>) {
+pub fn put_key(number: u64, out: &mut Vec<u8>) {
     let mut key = [b'0'; KEY_BYTES];
     key[..PREFIX.len()].copy_from_slice(PREFIX);
     let (mut rest, mut place) = (number, KEY_BYTES);
