@@ -20,6 +20,10 @@ use crate::{clock::incarnation, signals::StopRequests, thread};
 /// Exit code of a process that would end the same way again: a wrong setting (EX_CONFIG of sysexits(3)).
 pub const EXIT_DO_NOT_RESTART: u8 = 78;
 
+/// Exit code of a process that finds its port taken (EX_UNAVAILABLE of sysexits(3)). At the first start that is a wrong
+/// setting. Whoever has run before is tried again: somebody has got the port while it was away, and may go.
+pub const EXIT_PORT_TAKEN: u8 = 69;
+
 /// Exit code of a process that ends to be started anew (EX_TEMPFAIL of sysexits(3)).
 pub const EXIT_RESTART: u8 = 75;
 
@@ -31,8 +35,8 @@ const GOOD_LIFE: Duration = Duration::from_secs(30);
 const NEWS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts a child, waits for it, and starts it again, until it ends on purpose: with code 0 or
-/// [`EXIT_DO_NOT_RESTART`], or after SIGTERM or SIGINT, which are passed on as SIGTERM. Returns the exit code for
-/// this process: the child's, or 128 and the number of the signal that ended it.
+/// [`EXIT_DO_NOT_RESTART`], the first one also with [`EXIT_PORT_TAKEN`], or after SIGTERM or SIGINT, which are passed on
+/// as SIGTERM. Returns the exit code for this process: the child's, or 128 and the number of the signal that ended it.
 ///
 /// `command` makes the child's command line for its incarnation. `gone` is called, in a thread of its own, as soon as that
 /// incarnation has ended: it may block. To be called by a process's main thread, before it has any other.
@@ -46,14 +50,15 @@ pub fn watch(
     let gone = Arc::new(gone);
     thread::runtime()?.block_on(async move {
         let mut stop = StopRequests::catch()?;
-        let mut backoff = BACKOFF_MIN;
+        let (mut backoff, mut is_first) = (BACKOFF_MIN, true);
         loop {
             let incarnation = incarnation();
             let began = Instant::now();
             let (status, stopped) = run(command(incarnation), &mut stop).await?;
             let gone = gone.clone();
             let news = tokio::task::spawn_blocking(move || gone(incarnation));
-            if stopped || on_purpose(status) {
+            let no_start = std::mem::take(&mut is_first) && status.code() == Some(EXIT_PORT_TAKEN.into());
+            if stopped || no_start || on_purpose(status) {
                 tracing::info!("the node has ended ({status})");
                 told(news).await;
                 return Ok(exit_code(status));
@@ -137,14 +142,14 @@ mod tests {
                 starts.push(incarnation);
                 let mut command = Command::new("sh");
                 // Killed, failed, and then wrong in a way that no restart mends.
-                command.arg("-c").arg(["kill -9 $$", "exit 3", "exit 78"][starts.len() - 1]);
+                command.arg("-c").arg(["kill -9 $$", "exit 69", "exit 3", "exit 78"][starts.len() - 1]);
                 command
             },
             move |incarnation| ends.lock().unwrap().push(incarnation),
         );
         assert_eq!(code.unwrap(), EXIT_DO_NOT_RESTART);
         let (mut started, mut told) = (started.lock().unwrap().clone(), told.lock().unwrap().clone());
-        assert_eq!(started.len(), 3);
+        assert_eq!(started.len(), 4);
         started.sort();
         told.sort();
         assert_eq!(started, told);
@@ -164,6 +169,16 @@ mod tests {
             |_| (),
         );
         assert_eq!(code.unwrap(), 5);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_at_the_first_start_ends_the_angel() {
+        let command = |_| {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg("exit 69");
+            command
+        };
+        assert_eq!(watch(command, |_| ()).unwrap(), EXIT_PORT_TAKEN);
     }
 
     #[test]

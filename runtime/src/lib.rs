@@ -28,7 +28,7 @@ pub mod recorder;
 pub mod signals;
 pub mod thread;
 
-pub use angel::{EXIT_DO_NOT_RESTART, EXIT_RESTART};
+pub use angel::{EXIT_DO_NOT_RESTART, EXIT_PORT_TAKEN, EXIT_RESTART};
 pub use clock::Clock;
 pub use dial::Directory;
 pub use driver::{Driver, Local, Owner};

@@ -11,7 +11,7 @@ mod writer;
 use std::process::ExitCode;
 
 use clap::Parser;
-use twofold_runtime::{EXIT_DO_NOT_RESTART, logging};
+use twofold_runtime::{EXIT_DO_NOT_RESTART, EXIT_PORT_TAKEN, logging};
 
 use arguments::Arguments;
 
@@ -20,6 +20,8 @@ use arguments::Arguments;
 enum Failure {
     /// A wrong setting, which no restart mends.
     Setting(String),
+    /// Somebody else listens on its port.
+    PortTaken(String),
     /// The system did not give what was needed.
     System(String),
 }
@@ -48,6 +50,10 @@ fn main() -> ExitCode {
         Err(Failure::Setting(text)) => {
             tracing::error!("{text}");
             ExitCode::from(EXIT_DO_NOT_RESTART)
+        }
+        Err(Failure::PortTaken(text)) => {
+            tracing::error!("{text}");
+            ExitCode::from(EXIT_PORT_TAKEN)
         }
         Err(Failure::System(text)) => {
             tracing::error!("{text}");

@@ -75,7 +75,10 @@ async fn live(
     incarnation: Incarnation,
 ) -> Result<Exit, Failure> {
     let host = arguments.bind.as_ref().unwrap_or(&section.address.host);
-    let setting = |error: std::io::Error| Failure::Setting(error.to_string());
+    let setting = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::PortTaken(error.to_string()),
+        _ => Failure::Setting(error.to_string()),
+    };
     let port = listener::bind(&format!("{host}:{}", section.address.port)).await.map_err(setting)?;
     let metrics = Metrics::new();
     let mut stops = StopRequests::catch()?;

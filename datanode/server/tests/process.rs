@@ -22,7 +22,9 @@ use twofold_proto::{
     time::Time,
     view::{Member, MemberState, View},
 };
-use twofold_runtime::{Directory, Driver, EXIT_DO_NOT_RESTART, Listener, Mailbox, Metrics, Owner, listener};
+use twofold_runtime::{
+    Directory, Driver, EXIT_DO_NOT_RESTART, EXIT_PORT_TAKEN, Listener, Mailbox, Metrics, Owner, listener,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ID: NodeId = NodeId(11);
@@ -311,7 +313,7 @@ fn a_port_in_use_is_named() {
     let _taken = TcpListener::bind(ports[1].address()).unwrap();
     let _seen = manage(config(&ports));
     let (code, log) = Program::start(&ports, &directory).end();
-    assert_eq!(code, Some(i32::from(EXIT_DO_NOT_RESTART)), "{log}");
+    assert_eq!(code, Some(i32::from(EXIT_PORT_TAKEN)), "{log}");
     assert!(log.contains(&format!("cannot listen on {}", ports[1].address())), "{log}");
 }
 
