@@ -153,10 +153,11 @@ mod tests {
         started.sort();
         told.sort();
         assert_eq!(started, told);
+        a_port_that_is_taken_at_the_first_start_ends_the_angel();
         a_stop_is_passed_on_and_ends_the_angel();
     }
 
-    /// Called by the test above: a signal is for the whole process, and would end another test's angel.
+    /// Called by the first test: a signal is for the whole process, and would end another test's angel.
     fn a_stop_is_passed_on_and_ends_the_angel() {
         // The child asks its parent to stop, and would not end by itself.
         let script = "trap 'exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.02; done";
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(code.unwrap(), 5);
     }
 
-    #[test]
+    /// Called by the first test: the next one's signal would end this one's angel as well.
     fn a_port_that_is_taken_at_the_first_start_ends_the_angel() {
         let command = |_| {
             let mut command = Command::new("sh");

@@ -362,14 +362,11 @@ impl Worker {
     /// A worker could not run its part (`ExecuteRef`).
     pub(super) fn on_execute_ref(&mut self, sender: Endpoint, mut failure: ExecuteRef) {
         let id = failure.transaction;
-        let statement = self.coordinated.get(&id).and_then(|coordinated| coordinated.statement.as_ref());
-        if let Some(statement) = statement.filter(|statement| statement.number == failure.statement) {
-            statement.entries.explain(&mut failure, &self.schemas);
-        }
         let Some(coordinated) = self.coordinated.get_mut(&id) else { return };
         let statement =
             coordinated.statement.as_mut().filter(|statement| statement.number == failure.statement);
         let Some(statement) = statement else { return };
+        statement.entries.explain(&mut failure, &self.schemas);
         // The failure that ends the transaction counts most, then the first.
         if statement.failure.as_ref().is_none_or(|other| other.open && !failure.open) {
             self.statement_bytes -= statement.fail(failure);
@@ -385,7 +382,8 @@ impl Worker {
         else {
             return;
         };
-        self.statement_bytes -= statement.held();
+        let held = statement.held();
+        self.statement_bytes -= held;
         let client = coordinated.client;
         if let Some(failure) = statement.failure.take() {
             let whole = !failure.open || (statement.begins && statement.commit);
@@ -411,7 +409,6 @@ impl Worker {
             return self.change_entries(id, statement);
         }
         if statement.commit {
-            let held = statement.held();
             let Statement { request, mut results, alone, .. } = statement;
             coordinated.committing = Some(match alone {
                 false => {

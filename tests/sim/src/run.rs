@@ -662,28 +662,12 @@ impl Run<'_> {
     fn read_bodies(&mut self, client: usize, schema: &Schema) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let mut found = BTreeMap::new();
         for partition in 0..self.scenario.config.partitions {
-            let mut cursor = Some(0);
-            while let Some(from) = cursor {
-                let request = Request::ScanStep {
-                    table: schema.table().id,
-                    schema_version: schema.table().version,
-                    partition: PartitionId(partition),
-                    cursor: from,
-                    rows: 0,
-                    program: rows::whole(),
-                    deadline: None,
-                };
-                let answer = self.ask(client, request);
-                let Answer::Scan { cursor: next, rows } = answer else { panic!("{partition}: {answer:?}") };
-                for bytes in rows.iter() {
-                    let bytes = bytes.expect("rows are whole");
-                    let result =
-                        ResultRef::parse(&mut Reader::new(bytes, "row")).expect("workers answer results");
-                    let Some(ReturnedRow::Whole { body, .. }) = result.before else { panic!("{result:?}") };
-                    found.insert(result.head.key.expect("rows have keys").to_vec(), body.to_vec());
-                }
-                cursor = next;
-            }
+            self.scan(client, schema, PartitionId(partition), |bytes| {
+                let result =
+                    ResultRef::parse(&mut Reader::new(bytes, "row")).expect("workers answer results");
+                let Some(ReturnedRow::Whole { body, .. }) = result.before else { panic!("{result:?}") };
+                found.insert(result.head.key.expect("rows have keys").to_vec(), body.to_vec());
+            });
         }
         found
     }
@@ -695,30 +679,31 @@ impl Run<'_> {
         partition: PartitionId,
         found: &mut BTreeMap<u64, rows::Row>,
     ) {
-        let mut cursor = 0;
-        loop {
+        self.scan(client, schema, partition, |bytes| {
+            let read = rows::result(schema, bytes);
+            let (row, value): (u64, Value) = read.row.zip(read.before).expect("rows have keys and columns");
+            let twice = found.insert(row, rows::Row { value, version: read.version });
+            assert!(twice.is_none(), "row {row} of {} is in two partitions", schema.table().name);
+        });
+    }
+
+    /// Gives every row of a partition's primary replica to `each`, encoded.
+    fn scan(&mut self, client: usize, schema: &Schema, partition: PartitionId, mut each: impl FnMut(&[u8])) {
+        let mut cursor = Some(0);
+        while let Some(from) = cursor {
             let request = Request::ScanStep {
                 table: schema.table().id,
                 schema_version: schema.table().version,
                 partition,
-                cursor,
+                cursor: from,
                 rows: 0,
                 program: rows::whole(),
                 deadline: None,
             };
             let answer = self.ask(client, request);
             let Answer::Scan { cursor: next, rows } = answer else { panic!("{partition:?}: {answer:?}") };
-            for bytes in rows.iter() {
-                let read = rows::result(schema, bytes.expect("rows are whole"));
-                let (row, value): (u64, Value) =
-                    read.row.zip(read.before).expect("rows have keys and columns");
-                let twice = found.insert(row, rows::Row { value, version: read.version });
-                assert!(twice.is_none(), "row {row} of {} is in two partitions", schema.table().name);
-            }
-            match next {
-                Some(next) => cursor = next,
-                None => return,
-            }
+            rows.iter().for_each(|bytes| each(bytes.expect("rows are whole")));
+            cursor = next;
         }
     }
 

@@ -18,6 +18,8 @@ use twofold_proto::{
 
 /// A process that would fail again in the same way (`twofold_runtime::EXIT_DO_NOT_RESTART`).
 const WRONG_SETTING: i32 = 78;
+/// A data node that finds its port taken (`twofold_runtime::EXIT_PORT_TAKEN`).
+const PORT_TAKEN: i32 = 69;
 
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -141,7 +143,7 @@ fn strangers_and_doubles_are_refused() {
     // The port is the first one's.
     let port = cluster.port("data1", "port");
     let output = node("twofold-datanode", &dir("a"), &["--mgm", &management, "--id", "11"]);
-    refused(&output, WRONG_SETTING, &[&format!("127.0.0.1:{port}"), "in use"]);
+    refused(&output, PORT_TAKEN, &[&format!("127.0.0.1:{port}"), "in use"]);
     // From another address it could listen: the cluster has a node of that id already.
     let other = ["--mgm", &management, "--id", "11", "--bind", "127.0.0.2"];
     let output = node("twofold-datanode", &dir("b"), &other);
