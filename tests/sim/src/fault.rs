@@ -199,7 +199,7 @@ impl Faults {
         let well_for =
             |span| world.now() > unwell && (unwell < process.since || world.now().since(unwell) >= span);
         process.state == State::Running
-            && !world.is_armed(place)
+            && !world.is_to_end(place)
             && view.is_up(process.node)
             && view.contains(process.node, process.incarnation)
             && well_for(if other_is_up { WELL_FOR } else { Duration::ZERO })
@@ -566,7 +566,7 @@ impl Faults {
         let management = world.places(Kind::Management);
         let is_well = |&place: &usize| {
             world.processes()[place].state == State::Running
-                && !world.is_armed(place)
+                && !world.is_to_end(place)
                 && self.unwell.get(&place).is_none_or(|until| *until < world.now())
         };
         let leads = |&place: &usize| {

@@ -531,6 +531,11 @@ impl World {
         self.processes[place].armed.is_some()
     }
 
+    /// Whether the process will not stay: a death is to come for it, or it was asked to end, which may take it long.
+    pub fn is_to_end(&self, place: usize) -> bool {
+        self.is_armed(place) || self.processes[place].stopping
+    }
+
     /// Whether this is the moment at which the process is to die.
     pub(super) fn dies_here(
         &mut self,
