@@ -20,8 +20,11 @@ pub const FORMING_GRACE: Duration = Duration::from_secs(15);
 /// What was heard of one life of a data node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Heard {
-    /// How long ago it reported last.
+    /// How long ago its last report came.
     pub age: Duration,
+    /// For how long its reports have come one after the other; zero without a connection. After a silence they may have been sent
+    /// long before, and waited in the network, or for the leader to go on.
+    pub steady: Duration,
     /// How long its reports have named the view that the last one names.
     pub known: Duration,
     /// For how long it has asked to leave.
@@ -88,6 +91,11 @@ struct Choice<'a> {
     facts: &'a Facts,
 }
 
+/// How long reports may be missing before their sender may have ended.
+pub fn silence(config: &ClusterConfig) -> Duration {
+    config.failure() / 2
+}
+
 fn life(member: &Member) -> Life {
     Life { node: member.node, incarnation: member.incarnation }
 }
@@ -111,7 +119,8 @@ impl Choice<'_> {
 
     /// The last report of a life, if it is so recent that it has most likely not ended since.
     fn lively(&self, life: Life) -> Option<&Heard> {
-        self.fresh(life).filter(|heard| heard.age < self.config.failure() / 2)
+        let limit = silence(self.config);
+        self.fresh(life).filter(|heard| heard.age < limit && heard.steady >= limit)
     }
 
     fn is_dead(&self, life: Life) -> bool {

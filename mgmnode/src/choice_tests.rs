@@ -102,6 +102,7 @@ impl Case {
         };
         let mut heard = Heard {
             age: Duration::from_millis(10),
+            steady: Duration::from_secs(1),
             known: Duration::from_secs(1),
             leaving: Duration::from_secs(1),
             report,
@@ -110,6 +111,7 @@ impl Case {
             let (word, rest) = part.split_once(' ').unwrap_or((part, ""));
             match word {
                 "age" => heard.age = millis(rest),
+                "steady" => heard.steady = millis(rest),
                 "known" => heard.known = millis(rest),
                 "view" => heard.report.view = ViewNumber(rest.parse().expect(line)),
                 "copied" => heard.report.copied = Some(ViewNumber(rest.parse().expect(line))),
@@ -210,6 +212,7 @@ fn situation() -> impl Strategy<Value = (ClusterConfig, View, Facts)> {
                     .collect();
                 let heard = |life: Life| Heard {
                     age: Duration::from_millis(if report == 0 { 600 } else { 10 }),
+                    steady: Duration::from_millis(if bits & 8 == 8 { 100 } else { 900 }),
                     known: Duration::from_millis(if bits & 8 == 8 { 100 } else { 900 }),
                     leaving: Duration::from_secs(1),
                     report: ReportOrd {

@@ -12,7 +12,7 @@ use twofold_proto::{
 
 use super::{Effect, ManagementNode};
 use crate::{
-    choice::{Facts, Heard},
+    choice::{Facts, Heard, silence},
     notice::Notice,
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Reporter {
     pub first: Time,
     /// When it reported last.
     pub last: Time,
+    /// Since when its reports have come without a silence between them.
+    pub steady_since: Time,
     /// Since when it has reported the view that it reports.
     pub known_since: Time,
     /// Since when it has asked to leave.
@@ -62,8 +64,12 @@ impl ManagementNode {
         if !is_own || !bounded {
             return Err(Malformed("report"));
         }
+        let silence = silence(self.config());
         match self.reporters.get_mut(&life) {
             Some(reporter) => {
+                if now.since(reporter.last) >= silence {
+                    reporter.steady_since = now;
+                }
                 if reporter.report.view != report.view {
                     reporter.known_since = now;
                 }
@@ -74,9 +80,16 @@ impl ManagementNode {
             None => {
                 self.make_room(life.node);
                 let leaving_since = leaving_since(None, &report, now);
-                let known_since = now;
-                let reporter =
-                    Reporter { link, first: now, last: now, known_since, leaving_since, report, told: None };
+                let reporter = Reporter {
+                    link,
+                    first: now,
+                    last: now,
+                    steady_since: now,
+                    known_since: now,
+                    leaving_since,
+                    report,
+                    told: None,
+                };
                 self.reporters.insert(life, reporter);
                 self.evaluate = true;
             }
@@ -148,6 +161,11 @@ impl ManagementNode {
         let heard = |(&life, reporter): (&Life, &Reporter)| {
             let heard = Heard {
                 age: now.since(reporter.last),
+                // What came last before the end of a connection is no sign of life.
+                steady: match self.links.get(reporter.link).is_some_and(|link| link.is_connected()) {
+                    true => now.since(reporter.steady_since),
+                    false => Duration::ZERO,
+                },
                 known: now.since(reporter.known_since),
                 leaving: reporter.leaving_since.map_or(Duration::ZERO, |since| now.since(since)),
                 report: reporter.report.clone(),
