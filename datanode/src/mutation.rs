@@ -51,13 +51,12 @@ pub enum Mutation {
     RestorePastCut,
     /// A checkpoint is valid though something in it is not durable.
     CheckpointTooNew,
-    /// A node may be `up` before the cluster's durable epoch has reached what it copied.
+    /// What a node copies counts as durable there once it is copied, flushed or not.
     UpBeforeDurable,
 }
 
 impl Mutation {
-    /// All that a hundred seeds find. Not among them: a node that is `up` before it is durable, since what it does not copy
-    /// stands on its disk.
+    /// All of them: each is found within a hundred seeds.
     pub const ALL: &[Mutation] = &[
         Mutation::IgnoreLease,
         Mutation::SkipFence,
@@ -81,5 +80,6 @@ impl Mutation {
         Mutation::AnswerBeforeDurable,
         Mutation::RestorePastCut,
         Mutation::CheckpointTooNew,
+        Mutation::UpBeforeDurable,
     ];
 }

@@ -185,13 +185,13 @@ impl Worker {
     /// Syncing: all is copied from the primaries of this view.
     pub(super) fn all_copied(&mut self) {
         if self.redo.copied.is_none_or(|(view, _)| view != self.view.number) {
-            let epoch = self.epoch;
+            let (view, epoch) = (self.view.number, self.epoch);
+            self.redo.copied = Some((view, epoch));
             #[cfg(feature = "mutations")]
-            let epoch = match self.mutated(crate::mutation::Mutation::UpBeforeDurable) {
-                true => Epoch::default(),
-                false => epoch,
-            };
-            self.redo.copied = Some((self.view.number, epoch));
+            if self.mutated(crate::mutation::Mutation::UpBeforeDurable) {
+                self.tell_node(Word::Durable(epoch));
+                self.tell_node(Word::Copied(view, epoch));
+            }
         }
     }
 

@@ -26,6 +26,8 @@ use crate::{
 
 /// How long a node has to have been well before it counts as a refuge.
 const WELL_FOR: Duration = Duration::from_millis(1800);
+/// How long after its start a node may be new in the cluster.
+const NEW_FOR: Duration = Duration::from_secs(3);
 /// How long a refuge is left in peace.
 const PEACE: Duration = Duration::from_millis(2500);
 
@@ -44,6 +46,10 @@ pub struct Faults {
     unwell: BTreeMap<usize, Time>,
     /// Lives whose disk was damaged.
     damaged: BTreeSet<(NodeId, Incarnation)>,
+    /// Above all, whoever has just copied is left alone with it.
+    leave_alone: bool,
+    /// All are to die as soon as nobody is in the view any more whose disk was damaged.
+    all_to_die: bool,
     clocks_set: u64,
     /// When members of a group all died at once, for the first time since the users learned of a restart.
     pub lost_at: Option<Time>,
@@ -79,7 +85,7 @@ const LOSSES_MAX: u64 = 4;
 
 impl Faults {
     /// Faults of this profile.
-    pub fn new(random: Random, profile: Profile) -> Faults {
+    pub fn new(random: Random, profile: Profile, leave_alone: bool) -> Faults {
         Faults {
             random,
             profile,
@@ -88,6 +94,8 @@ impl Faults {
             peace: BTreeMap::new(),
             unwell: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            leave_alone,
+            all_to_die: false,
             clocks_set: 0,
             lost_at: None,
             losses: 0,
@@ -109,6 +117,11 @@ impl Faults {
         let choice = self.random.below(100);
         let name = match self.profile {
             Profile::Calm => None,
+            Profile::Loss if self.all_to_die => self.lose_the_rest(world),
+            // Others die when whoever was killed is back, most often.
+            Profile::Loss if self.leave_alone && choice < 90 => self
+                .lose_sources(world)
+                .or_else(|| are_all_up(world).then(|| self.kill_data(world)).flatten()),
             Profile::Loss if choice < 52 && self.losses == LOSSES_MAX => self.kill_data(world),
             Profile::Loss if choice < 52 && self.may_be_the_last(world) => None,
             // Most often the cluster has come back from the last one.
@@ -119,7 +132,8 @@ impl Faults {
                 30..45 => self.lose_all(world),
                 45..52 => self.lose_power(world),
                 52..64 => self.kill_data(world),
-                64..68 => self.damage_disk(world),
+                64..66 => self.damage_disk(world),
+                66..68 => self.lose_sources(world),
                 68..72 => self.break_disk(world),
                 72..80 => self.kill_joining(world),
                 80..86 => self.kill_client(world),
@@ -280,12 +294,54 @@ impl Faults {
         if !self.may_lose(world, place) {
             return None;
         }
+        let host = self.random.one_in(3);
+        self.damage(world, place, host);
+        Some("data node dies and its disk is damaged")
+    }
+
+    fn damage(&mut self, world: &mut World, place: usize, host: bool) {
         self.disturb(place, world.now());
         let process = &world.processes()[place];
         self.damaged.insert((process.node, process.incarnation));
-        world.kill(place, self.random.one_in(3));
+        world.kill(place, host);
         world.damage(place);
-        Some("data node dies and its disk is damaged")
+    }
+
+    /// The disks of all from whom a node has just copied are damaged, and then all die: what was durable it has to have on its
+    /// own.
+    fn lose_sources(&mut self, world: &mut World) -> Option<&'static str> {
+        if self.losses == LOSSES_MAX || self.may_be_the_last(world) {
+            return None;
+        }
+        let view = newest_view(world);
+        let config = world.config().clone();
+        let is_new = |&place: &usize| {
+            let process = &world.processes()[place];
+            let has_copied = view.member(process.node).is_some_and(|member| member.restored.is_none());
+            has_copied
+                && world.now().since(process.since) < NEW_FOR
+                && self.is_refuge(world, place, &view, true)
+        };
+        let newest = world.places(Kind::Data).into_iter().rfind(is_new)?;
+        let sources: Vec<usize> = config
+            .buddies(world.processes()[newest].node)
+            .map(|node| Faults::place_of(world, node))
+            .filter(|&place| {
+                world.processes()[place].state == State::Running && !self.is_in_peace(world, place)
+            })
+            .collect();
+        sources.iter().for_each(|&place| self.damage(world, place, false));
+        self.peace.insert(newest, world.now() + PEACE);
+        self.all_to_die = true;
+        Some("all but the newest of a group die and their disks are damaged")
+    }
+
+    fn lose_the_rest(&mut self, world: &mut World) -> Option<&'static str> {
+        if self.may_be_the_last(world) {
+            return None;
+        }
+        self.all_to_die = false;
+        self.lose_power(world)
     }
 
     /// Nothing more can be written to a node's disk for a while.

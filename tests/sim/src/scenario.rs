@@ -86,6 +86,8 @@ pub struct Scenario {
     pub fault_every: Duration,
     /// For how long a user rests at most.
     pub rest: Duration,
+    /// Whether faults above all leave whoever has just copied alone with it, where all may be lost, and redo is written slowly.
+    pub leave_alone: bool,
 }
 
 impl Scenario {
@@ -142,6 +144,9 @@ impl Scenario {
         }
         if matches!(mutation, Mutation::CheckpointTooNew | Mutation::UpBeforeDurable) {
             scenario.lag();
+        }
+        if mutation == Mutation::UpBeforeDurable {
+            (scenario.leave_alone, scenario.fault_every) = (true, Duration::from_millis(50));
         }
         scenario.mutation = Some(mutation);
         // A primary has to be cut off, be replaced, and go on for as long as its buddy should have waited.
@@ -219,6 +224,7 @@ impl Scenario {
             faults: if profile == Profile::Calm { 0 } else { random.between(FAULTS_MIN + 1, 14) },
             fault_every: Duration::from_millis(*random.pick(&[150, 400, 900])),
             rest: Duration::from_millis(*random.pick(&[40, 150, 400])),
+            leave_alone: false,
         };
         if profile == Profile::Loss && random.one_in(4) {
             scenario.lag();

@@ -174,6 +174,8 @@ pub struct World {
     processes: Vec<Process>,
     config: Arc<ClusterConfig>,
     mutation: Option<Mutation>,
+    /// Redo is written slowly.
+    pub redo_is_slow: bool,
     check_every: u64,
     outputs: Vec<Output>,
     totals: Totals,
@@ -212,6 +214,7 @@ impl World {
             processes: Vec::new(),
             config: config.clone(),
             mutation,
+            redo_is_slow: false,
             check_every: 1,
             outputs: Vec::new(),
             totals: Totals::default(),

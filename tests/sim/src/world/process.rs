@@ -617,7 +617,9 @@ impl World {
     /// A data node's disk wants something done.
     pub(super) fn request(&mut self, id: MachineId, lane: Lane, request: Request) {
         let is_long = matches!(request, Request::Create(..));
+        let is_slow = self.redo_is_slow && lane == Lane::Log && !is_long;
         let micros = match self.random.below(400) {
+            _ if is_slow => self.random.between(20_000, 150_000),
             0 => self.random.between(50_000, 900_000),
             1..100 if is_long => self.random.between(30_000, 400_000),
             1..10 => self.random.between(1_000, 30_000),
