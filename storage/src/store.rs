@@ -44,6 +44,9 @@ pub const TAG_ROWS_MAX: usize = 16;
 /// Bytes that entering a row in an index takes, about: an entry in a leaf that has just been split.
 const BUILT_BYTES_MAX: usize = 64;
 
+/// Rows that are brought into the cache before they are copied.
+const COPIED_AHEAD: usize = 16;
+
 /// Where copying a partition goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CopyCursor {
@@ -503,7 +506,14 @@ impl Store {
         let mut rows = 0;
         for (table, fragment) in self.tables_from(partition, from.table) {
             let first = if table == from.table { from } else { CopyCursor { table, tag: 0, skip: 0 } };
+            // Rows of neighbouring tags are anywhere in memory.
+            let prefetch = |group: Group<'_>| {
+                group.rows.iter().for_each(|entry| prefetch::lines(self.arena.cell(entry.row())));
+            };
+            let mut ahead = fragment.groups(first.tag);
+            ahead.by_ref().take(COPIED_AHEAD).for_each(prefetch);
             for group in fragment.groups(first.tag) {
+                ahead.next().into_iter().for_each(prefetch);
                 let tag = u64::from(group.tag);
                 let length = |out: &Vec<u8>, kept: &Vec<u64>| out.len() + size_of::<u64>() * kept.len();
                 if length(out, kept) >= limits.0 {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
 use twofold_proto::{
     error::{Error, ErrorCode},
     ids::{Epoch, PartitionId, Version, ViewNumber},
@@ -16,7 +17,7 @@ use twofold_proto::{
 };
 use twofold_storage::{
     disk::redo::{Record, put_commit, put_complete, put_image, put_rows, records},
-    store::CopyCursor,
+    store::{CopyCursor, Place},
 };
 
 use super::{Effect, Peer, Worker};
@@ -34,6 +35,11 @@ const NOTED_EVERY: Duration = Duration::from_millis(100);
 const NOTED_MAX: usize = 32;
 /// Bytes of rows that a checkpoint hands over at a time, but for the last row.
 const ROWS_BYTES: usize = 64 << 10;
+/// Images that are brought into the cache together when they are loaded.
+const RESTORED_AT_ONCE: usize = 16;
+
+/// Images that were loaded and are to be applied.
+type Restored<'b> = SmallVec<[(PartitionId, Version, Image<'b>); RESTORED_AT_ONCE]>;
 
 /// What the worker has to do with the disk.
 #[derive(Debug, Default)]
@@ -271,18 +277,19 @@ impl Worker {
 
     /// Takes in the records of its partitions.
     fn load(&mut self, block: &Arc<[u8]>, horizon: &Horizon) -> Result<(), Malformed> {
+        let mut group = Restored::new();
         for record in records(block) {
             match record? {
                 Record::Commit(commit) => {
                     if horizon.keeps(commit.version.epoch) && self.is_replica(commit.partition) {
                         for image in commit.images() {
-                            self.restore(commit.partition, commit.version, &image?);
+                            self.restore(commit.partition, commit.version, image?, &mut group);
                         }
                     }
                 }
                 Record::Image(partition, version, image) => {
                     if horizon.keeps(version.epoch) && self.is_replica(partition) {
-                        self.restore(partition, version, &image);
+                        self.restore(partition, version, image, &mut group);
                     }
                 }
                 Record::Rows(rows) => {
@@ -293,13 +300,14 @@ impl Worker {
                         let row = row?;
                         if horizon.keeps(row.epoch) {
                             let version = Version { epoch: row.epoch, number: row.number.into() };
-                            self.restore(rows.partition, version, &row.image());
+                            self.restore(rows.partition, version, row.image(), &mut group);
                         }
                     }
                 }
                 Record::Complete(_) => {}
             }
         }
+        self.apply_restored(&mut group);
         Ok(())
     }
 
@@ -307,9 +315,28 @@ impl Worker {
         self.map.replicas(partition).iter().any(|replica| replica.endpoint == self.own)
     }
 
-    fn restore(&mut self, partition: PartitionId, version: Version, image: &Image<'_>) {
+    fn restore<'b>(
+        &mut self,
+        partition: PartitionId,
+        version: Version,
+        image: Image<'b>,
+        group: &mut Restored<'b>,
+    ) {
         if !self.is_dropped(image.table) {
-            self.store.apply(partition, version, image);
+            group.push((partition, version, image));
+            if group.len() == RESTORED_AT_ONCE {
+                self.apply_restored(group);
+            }
+        }
+    }
+
+    fn apply_restored(&mut self, group: &mut Restored<'_>) {
+        let places =
+            || group.iter().map(|&(partition, _, Image { table, tag, .. })| Place { table, partition, tag });
+        self.store.prefetch_entries(places());
+        self.store.prefetch_rows(places());
+        for (partition, version, image) in group.drain(..) {
+            self.store.apply(partition, version, &image);
         }
     }
 
