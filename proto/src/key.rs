@@ -300,7 +300,7 @@ fn unescape(escaped: &[u8]) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, sample::Index};
 
     use super::*;
     use crate::schema::tests::{fitting_value, key_table};
@@ -364,11 +364,12 @@ mod tests {
 
         #[test]
         fn the_distribution_key_alone_places(
-            (schema, a, b) in table_and_keys(), columns in proptest::collection::vec(any::<bool>(), 4),
+            (schema, a, b) in table_and_keys(), columns in proptest::collection::vec(any::<bool>(), 4), always: Index,
         ) {
             let types: Vec<ColumnType> = schema.columns.iter().map(|column| column.column_type).collect();
-            let chosen: Vec<u16> = (0..types.len() as u16).filter(|&i| columns[usize::from(i)]).collect();
-            prop_assume!(!chosen.is_empty());
+            let always = always.index(types.len());
+            let chosen = (0..types.len()).filter(|&i| i == always || columns[i]);
+            let chosen: Vec<u16> = chosen.map(|i| i as u16).collect();
             let schema = key_table(&types, Some(chosen.clone()));
             let pick = |values: &[Value]| chosen.iter().map(|&i| values[usize::from(i)].clone()).collect::<Vec<_>>();
             let hash = distribution_hash(&schema, &key(&schema, &a)).unwrap();
